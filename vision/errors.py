@@ -1,0 +1,72 @@
+"""Every way a picture or a request can fail: one table for endpoints and bulk rows."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What went wrong, as clients see it in `error.code`."""
+
+    MALFORMED_REQUEST = "malformed_request"
+    INVALID_OPTION = "invalid_option"
+    MISSING_IMAGE = "missing_image"
+    TOO_MANY_IMAGES = "too_many_images"
+    NOT_A_FILE = "not_a_file"
+    INVALID_BASE64 = "invalid_base64"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TOO_LARGE = "request_too_large"
+    IMAGE_TOO_LARGE = "image_too_large"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    EMPTY_IMAGE = "empty_image"
+    UNDECODABLE_IMAGE = "undecodable_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    INFERENCE_FAILED = "inference_failed"
+    INTERNAL = "internal"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The HTTP status of a code, and whether the same request may succeed when sent again."""
+
+    status: int
+    retryable: bool = False
+
+
+KINDS: dict[Code, Kind] = {
+    Code.MALFORMED_REQUEST: Kind(400),
+    Code.INVALID_OPTION: Kind(400),
+    Code.MISSING_IMAGE: Kind(400),
+    Code.TOO_MANY_IMAGES: Kind(400),
+    Code.NOT_A_FILE: Kind(400),
+    Code.INVALID_BASE64: Kind(400),
+    Code.NOT_FOUND: Kind(404),
+    Code.METHOD_NOT_ALLOWED: Kind(405),
+    Code.REQUEST_TOO_LARGE: Kind(413),
+    Code.IMAGE_TOO_LARGE: Kind(413),
+    Code.UNSUPPORTED_FORMAT: Kind(415),
+    Code.UNSUPPORTED_MEDIA_TYPE: Kind(415),
+    Code.EMPTY_IMAGE: Kind(422),
+    Code.UNDECODABLE_IMAGE: Kind(422),
+    Code.TOO_MANY_PIXELS: Kind(422),
+    Code.INFERENCE_FAILED: Kind(500),
+    Code.INTERNAL: Kind(500),
+    Code.UNAVAILABLE: Kind(503, retryable=True),
+}
+
+
+class VisionError(Exception):
+    """A failure with a code and a plain message that says what to do next.
+
+    Raised inside a room; at the room's edge it becomes an `Error` in the answer (schemas.py).
+    """
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["VisionError"], tuple[Code, str]]:
+        return type(self), (self.code, self.message)

@@ -1,0 +1,59 @@
+"""The three models: load once, `predict(items)` -> a result or an error per item. Free of BentoML and HTTP."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel
+
+from vision.errors import Code, VisionError
+from vision.schemas import Card, Item
+
+log = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    card: Card
+
+    def predict(self, items: Sequence[Item[Any]]) -> Sequence[BaseModel | VisionError]: ...
+
+
+def load(folder: Path, card: Card, device: str) -> Predictor:
+    """Load a saved model onto a device ("cpu" or "cuda")."""
+    # Imported one by one, so that a process holds only the libraries of its own model.
+    match card.task:
+        case "classification":
+            from vision.models.classifier import Classifier
+
+            return Classifier(folder, card, device)
+        case "captioning":
+            from vision.models.captioner import Captioner
+
+            return Captioner(folder, card, device)
+        case "detection":
+            from vision.models.detector import Detector
+
+            return Detector(folder, card, device)
+
+
+def pick_device(wanted: str) -> str:
+    """Settle "auto" on "cuda" where torch sees a GPU, else on "cpu"."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel | VisionError]:
+    """Predict a batch so that a failure stays with the item that caused it.
+
+    A batch that raises is run again item by item; an item that raises alone has INFERENCE_FAILED in its place.
+    """
+    try:
+        return list(model.predict(items))
+    except Exception:
+        log.exception("%s failed on a batch of %d", model.card.name, len(items))
+        if len(items) == 1:
+            return [VisionError(Code.INFERENCE_FAILED, f"{model.card.name} failed on this picture.")]
+        return [result for item in items for result in predict_each(model, [item])]

@@ -1,0 +1,97 @@
+"""The three runner Services: one model each, in a process of its own, behind BentoML's adaptive batching."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+from bentoml._internal.marshal import dispatcher
+from bentoml.models import BentoModel
+
+from vision import store
+from vision.errors import VisionError
+from vision.schemas import OPTIONS, Failure, Item, Task
+from vision.settings import SETTINGS
+
+MAX_BATCH_SIZE = 16
+
+log = logging.getLogger("bentoml.vision")
+
+CONFIG: dict[str, Any] = {
+    # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
+    "resources": {"gpu": 0.33},
+    "traffic": {"timeout": 120},
+    # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.
+    "runner_connection": {"max_requests": 1_000_000_000, "max_age": 1e9},
+    "logging": {"access": {"enabled": False}},
+}
+
+
+class PromptOptimizer(dispatcher.Optimizer):
+    """BentoML's estimate of how long a call should wait for company, kept at zero.
+
+    The estimate averages past waits, its own included: after a burst a lone call would wait as long as the burst's
+    calls had queued. Batches still form, of what arrives while one is being computed.
+    """
+
+    def trigger_refresh(self) -> None:
+        super().trigger_refresh()
+        self.wait = 0
+
+
+vars(dispatcher).update(Optimizer=PromptOptimizer)  # BentoML has no setting for it
+
+
+class Runner:
+    """One model. Subclasses name its task and its place in the model store."""
+
+    task: Task
+    stored: BentoModel
+
+    def __init__(self) -> None:
+        # torch is imported here and not above, since the public process imports this module too.
+        from vision import models
+
+        self._models = models
+        device = models.pick_device(SETTINGS.device)
+        folder = Path(self.stored.path)
+        self._model = models.load(folder, store.verify(folder), device)
+        self._warm_up()
+        why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
+        log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
+
+    def _warm_up(self) -> None:
+        """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
+        grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
+        for size in (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
+            self._models.predict_each(self._model, [grey] * size)
+
+    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=60_000)
+    def predict(self, items: list[Any]) -> list[Any]:
+        """Items {pixels, size, options} (see schemas.Item) -> for each its result's fields, or `{"error": ...}`."""
+        batch = [
+            Item(item["pixels"], item["size"], OPTIONS[self.task].model_construct(**item["options"])) for item in items
+        ]
+        return [
+            (Failure.of(result) if isinstance(result, VisionError) else result).model_dump()
+            for result in self._models.predict_each(self._model, batch)
+        ]
+
+
+@bentoml.service(name="classification", **CONFIG)
+class ClassificationRunner(Runner):
+    task: Task = "classification"
+    stored = BentoModel(SETTINGS.classification_model)
+
+
+@bentoml.service(name="captioning", **CONFIG)
+class CaptioningRunner(Runner):
+    task: Task = "captioning"
+    stored = BentoModel(SETTINGS.captioning_model)
+
+
+@bentoml.service(name="detection", **CONFIG)
+class DetectionRunner(Runner):
+    task: Task = "detection"
+    stored = BentoModel(SETTINGS.detection_model)

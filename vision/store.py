@@ -1,0 +1,70 @@
+"""The BentoML model store: save a folder under a name and a version made of its contents; open and verify it."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import bentoml
+from bentoml.exceptions import NotFound
+
+from vision.schemas import Card
+
+CARD = "card.json"
+
+
+def version(*folders: Path) -> str:
+    """Twelve hex digits made of the files' names and contents: the same files are the same version everywhere."""
+    lines = [f"{name} {value}\n" for folder in folders for name, value in _digests(folder).items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+def save(folder: Path, card: Card, version: str) -> str:
+    """Copy a folder's files into the store as `<card.name>:<version>` and return that tag; already there, it stays."""
+    tag = f"{card.name}:{version}"
+    if not has(tag):
+        card = card.model_copy(update={"version": version, "sha256": _digests(folder)})
+        with bentoml.models.create(tag, labels={"task": card.task, "licence": card.licence}) as model:
+            for name in card.sha256:
+                shutil.copyfile(folder / name, model.path_of(name))
+            Path(model.path_of(CARD)).write_text(card.model_dump_json(indent=2))
+    return tag
+
+
+def has(tag: str) -> bool:
+    try:
+        bentoml.models.get(tag)
+    except NotFound:
+        return False
+    return True
+
+
+def folder(tag: str) -> Path:
+    """Where a saved model's files lie. Raises NotFound when the store has no such model."""
+    return Path(bentoml.models.get(tag).path)
+
+
+def read_card(folder: Path) -> Card:
+    return Card.model_validate_json((folder / CARD).read_text())
+
+
+def verify(folder: Path) -> Card:
+    """Return the card of a saved model after checking each file against its digest.
+
+    Raises ValueError naming the model and the first file that differs.
+    """
+    card = read_card(folder)
+    for name, expected in card.sha256.items():
+        if _digest(folder / name) != expected:
+            raise ValueError(
+                f"{card.name}:{card.version} is damaged: {name} differs from its card. Save the model again."
+            )
+    return card
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {file.name: _digest(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
