@@ -184,5 +184,5 @@ async def list_models(_: Request) -> JSONResponse:
 
 
 _service = cast(Service[Vision], Vision)  # what the decorator made of the class
-_service.mount_asgi_app(Starlette(routes=[Route("/", list_models)]), path="/models", name="models")
+_service.mount_asgi_app(Starlette(routes=[Route("/models", list_models)]), name="models")
 _service.add_asgi_middleware(http.Door, endpoints=tuple(ENDPOINTS))

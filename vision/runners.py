@@ -25,6 +25,11 @@ CONFIG: dict[str, Any] = {
     # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.
     "runner_connection": {"max_requests": 1_000_000_000, "max_age": 1e9},
     "logging": {"access": {"enabled": False}},
+    "envs": [
+        {"name": "HF_HUB_OFFLINE", "value": "1"},  # what serves comes from the store, nothing from a hub
+        {"name": "HF_HUB_DISABLE_PROGRESS_BARS", "value": "1"},
+        {"name": "TRANSFORMERS_VERBOSITY", "value": "error"},
+    ],
 }
 
 

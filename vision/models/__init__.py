@@ -38,6 +38,20 @@ def load(folder: Path, card: Card, device: str) -> Predictor:
             return Detector(folder, card, device)
 
 
+def load_whole(loader: Any, folder: Path) -> Any:
+    """Load a transformers model in float32 from safetensors, refusing one whose weights do not fit.
+
+    transformers only warns of missing weights, and then answers from noise.
+    """
+    model, report = loader.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    problems = {kind: sorted(report[kind]) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
+    if problems:
+        raise ValueError(f"The weights in {folder} do not fit {type(model).__name__}: {problems}")
+    return model.eval()
+
+
 def pick_device(wanted: str) -> str:
     """Settle "auto" on "cuda" where torch sees a GPU, else on "cpu"."""
     if wanted == "auto":

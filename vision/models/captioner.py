@@ -15,7 +15,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from vision.models import concepts  # noqa
+from vision.models import concepts, load_whole
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model
 
 
@@ -30,8 +30,7 @@ class Captioner:
         # The only image-to-text family that transformers' auto class leaves out.
         paired = config.model_type == "vision-encoder-decoder"
         loader = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
-        self.model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        self.model.eval().to(device)
+        self.model = load_whole(loader, folder).to(device)
 
     @torch.inference_mode()
     def predict(self, items: Sequence[Item[CaptionOptions]]) -> list[Caption]:

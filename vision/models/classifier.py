@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from vision.models import load_whole
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model
 
 
@@ -17,10 +18,7 @@ class Classifier:
         self.card = card
         self.device = device
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        self.model.eval().to(device)
+        self.model = load_whole(AutoModelForImageClassification, folder).to(device)
         self.labels: dict[int, str] = self.model.config.id2label
 
     @torch.inference_mode()

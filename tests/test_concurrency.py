@@ -1,0 +1,122 @@
+"""Many callers at once: everyone gets the answer that they would get alone."""
+
+import asyncio
+import random
+import re
+from collections.abc import Coroutine
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import PHOTOS
+
+Request = tuple[str, str, dict[str, Any]]
+"""Endpoint, photograph, options."""
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "/classify": [{}, {"top_k": 1}, {"top_k": 50, "min_score": 0.01}],
+    "/caption": [{}, {"num_beams": 1}, {"num_beams": 2, "max_new_tokens": 6}, {"max_new_tokens": 12}],
+    "/detect": [{}, {"min_score": 0.5}, {"labels": ["person", "cat"]}, {"max_detections": 1}],
+    "/analyze": [{"top_k": 2, "num_beams": 1}, {"features": ["classification", "detection"]}],
+}
+REQUESTS: list[Request] = [
+    (endpoint, photo, options)
+    for endpoint, variants in OPTIONS.items()
+    for options in variants
+    for photo in ("bus", "zidane", "cat", "rocket")
+]
+
+
+async def send(client: httpx.AsyncClient, request: Request) -> httpx.Response:
+    endpoint, photo, options = request
+    return await client.post(endpoint, files={"images": PHOTOS[photo].read_bytes()}, data=options)
+
+
+async def gather(concurrency: int, coroutines: list[Coroutine[Any, Any, httpx.Response]]) -> list[httpx.Response]:
+    places = asyncio.Semaphore(concurrency)
+
+    async def placed(coroutine: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+        async with places:
+            return await coroutine
+
+    return await asyncio.gather(*map(placed, coroutines))
+
+
+def concurrent(url: str, concurrency: int, requests: list[Request]) -> list[httpx.Response]:
+    async def run() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=concurrency)
+        async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+            return await gather(concurrency, [send(client, request) for request in requests])
+
+    return asyncio.run(run())
+
+
+def assert_same(answer: Any, alone: Any, min_score: float) -> None:
+    """Equal but for 1e-3 in scores and pixels; an object whose score lies at min_score may come or go."""
+    if isinstance(alone, dict):
+        assert answer.keys() == alone.keys()
+        for name in alone.keys() - {"ms"}:
+            if name == "objects":
+                answer[name], alone[name] = (
+                    [found for found in objects if found["score"] > min_score + 1e-3]
+                    for objects in (answer[name], alone[name])
+                )
+            assert_same(answer[name], alone[name], min_score)
+    elif isinstance(alone, list):
+        assert len(answer) == len(alone)
+        for one, other in zip(answer, alone, strict=True):
+            assert_same(one, other, min_score)
+    elif isinstance(alone, float):
+        assert answer == pytest.approx(alone, abs=2e-3)
+    else:
+        assert answer == alone
+
+
+def test_a_thousand_requests_from_32_clients_get_the_answers_they_get_alone(server: str) -> None:
+    alone = dict(zip(map(str, REQUESTS), concurrent(server, 1, REQUESTS), strict=True))
+    requests = random.Random(7).choices(REQUESTS, k=1000)
+    answers = concurrent(server, 32, requests)
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) == 1000, {status: statuses.count(status) for status in set(statuses)}
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer.json(), alone[str(request)].json(), request[2].get("min_score", 0.25))
+
+
+@pytest.mark.parametrize(("endpoint", "runner"), [("/classify", "classification"), ("/detect", "detection")])
+def test_a_burst_makes_batches_larger_than_one(server: str, endpoint: str, runner: str) -> None:
+    def batches() -> tuple[float, float]:
+        """BentoML's own metric: how many batches the runner computed, and how many pictures in them."""
+        text = httpx.get(f"{server}/metrics").text
+        values = []
+        for part in ("count", "sum"):
+            pattern = rf'bentoml_service_adaptive_batch_size_{part}{{[^}}]*runner_name="{runner}"[^}}]*}} (\S+)'
+            values.append(sum(map(float, re.findall(pattern, text))))
+        return values[0], values[1]
+
+    count_before, pictures_before = batches()
+    answers = concurrent(server, 64, [(endpoint, "cat", {})] * 64)
+    count, pictures = batches()
+    assert all(answer.status_code == 200 for answer in answers)
+    assert pictures - pictures_before == 64
+    assert count - count_before <= 32
+
+
+def test_one_poisoned_picture_among_32_concurrent_ones_harms_nobody(server: str) -> None:
+    good, poison = PHOTOS["bus"].read_bytes(), PHOTOS["bus"].read_bytes()[:50_000]
+
+    async def run() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server, timeout=120) as client:
+            pictures = [good] * 15 + [poison] + [good] * 16
+            return await gather(32, [client.post("/classify", files={"images": picture}) for picture in pictures])
+
+    answers = asyncio.run(run())
+    assert [answer.status_code for answer in answers] == [200] * 15 + [422] + [200] * 16
+    scores = {round(a.json()["results"][0]["labels"][0]["score"], 3) for a in answers if a.status_code == 200}
+    assert len(scores) == 1
+
+
+def test_a_label_filter_that_fails_in_a_batch_fails_only_its_caller(server: str) -> None:
+    requests: list[Request] = [("/detect", "bus", {"labels": ["unicorn"]} if i == 7 else {}) for i in range(16)]
+    answers = concurrent(server, 16, requests)
+    assert [answer.status_code for answer in answers] == [400 if i == 7 else 200 for i in range(16)]
