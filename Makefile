@@ -15,7 +15,7 @@ serve: .venv/serve.stamp  ## install, save the starter models, serve on 127.0.0.
 	@echo "Serving on http://127.0.0.1:$(PORT) - ready when the log says so. Then try:"
 	@echo "  curl -F images=@$$(ls .venv/lib/python*/site-packages/ultralytics/assets/bus.jpg) http://127.0.0.1:$(PORT)/analyze"
 	@echo
-	@BENTOML_DO_NOT_TRACK=True exec $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
+	@exec $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
 test: .venv/dev.stamp lint  ## lint, types and every test
 	$(BIN)/pytest
@@ -30,7 +30,7 @@ lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
-COMPILE := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --override overrides.txt
+COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --override overrides.txt
 
 # uv comes from the lock by pip; the lock is complete, so nothing is resolved again.
 .venv/uv.stamp:

@@ -43,6 +43,9 @@ Pictures = list[bytes | VisionError] | VisionError
 
 log = logging.getLogger("bentoml.vision")
 
+# BentoML reports usage to its makers unless told not to; whoever wants that sets it to False.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
 
 @bentoml.service(
     name="vision",

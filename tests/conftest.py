@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from ultralytics.utils import ASSETS
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "BENTOML_DO_NOT_TRACK": "True"}
+
+SERVE = (str(Path(sys.executable).with_name("bentoml")), "serve", "--port", "{port}")
 
 PHOTOS: dict[str, Path] = {
     "bus": ASSETS / "bus.jpg",
@@ -54,11 +56,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(home: Path, **settings: str) -> Iterator[str]:
-    """Run `bentoml serve` on a free port with a BENTOML_HOME of its own until it logs that it is ready."""
+def serve(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[str]:
+    """Run the service on a free port with a BENTOML_HOME of its own; yield its address once it says it is ready."""
     port = free_port()
     process = subprocess.Popen(
-        [Path(sys.executable).with_name("bentoml"), "serve", "--port", str(port)],
+        [part.format(port=port) for part in command],
         cwd=ROOT,
         env={**os.environ, **OFFLINE, "BENTOML_HOME": str(home), **settings},
         stdout=subprocess.PIPE,
@@ -86,6 +88,8 @@ def serve(home: Path, **settings: str) -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
         reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,13 @@ def main() -> None:
 
 def _remake(task: str, source: Path) -> None:
     # Imported late, so that --help and a start with all models saved do not wait for torch.
-    from train_and_save import captioning, convert
+    from train_and_save import convert, starter_captioner
 
     match task:
         case "classification":
             convert.classification(source, starter.CLASSIFICATION)
         case "captioning":
-            print(captioning.train_starter(source, starter.CLASSIFICATION, starter.CAPTIONING))
+            print(starter_captioner.train(source, starter.CLASSIFICATION, starter.CAPTIONING))
         case "detection":
             convert.detection(source, starter.DETECTION)
 

@@ -24,8 +24,8 @@ def _save_captioning() -> str:
     if store.has(f"{card.name}:{version}"):
         return f"{card.name}:{version}"
     # Imported late: a start with all models saved should not wait for torch.
-    from train_and_save import captioning
+    from train_and_save import convert
 
     with TemporaryDirectory() as folder:
-        captioning.assemble(CAPTIONING, CLASSIFICATION, Path(folder))
+        convert.assemble_captioner(CAPTIONING, CLASSIFICATION, Path(folder))
         return store.save(Path(folder), card, version)

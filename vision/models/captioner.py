@@ -22,6 +22,7 @@ from vision.schemas import Caption, CaptionOptions, Card, Item, Model
 class Captioner:
     def __init__(self, folder: Path, card: Card, device: str) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
+        concepts.register()
         self.card = card
         self.device = device
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)

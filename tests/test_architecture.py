@@ -1,0 +1,67 @@
+"""Who may import whom, as the house is drawn, and what must never be imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "vision/models": (
+        "bentoml",
+        "_bentoml_sdk",
+        "starlette",
+        "vision.http",
+        "vision.runners",
+        "vision.store",
+        "service",
+    ),
+    "vision/images.py": ("bentoml", "starlette", "torch", "transformers", "vision.http", "vision.store", "service"),
+    "vision/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),
+    "vision/errors.py": ("bentoml", "starlette", "torch", "pydantic", "vision", "service"),
+    "vision/settings.py": ("bentoml", "starlette", "torch", "service"),
+    "vision/store.py": ("starlette", "torch", "vision.http", "vision.models", "service"),
+    "vision/http.py": ("torch", "transformers", "vision.models", "vision.runners", "vision.store", "service"),
+    "vision/openapi.py": ("torch", "transformers", "vision.models", "vision.runners", "service"),
+    "vision/runners.py": ("starlette", "vision.http", "service"),
+    "train_and_save": ("starlette", "vision.http", "vision.runners", "service"),
+    "service.py": ("torch", "transformers"),
+    "": ("pickle", "requests", "urllib.request"),
+}
+
+
+def imports(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    place = ROOT / room
+    product = [ROOT / "service.py", *(ROOT / "vision").rglob("*.py"), *(ROOT / "train_and_save").rglob("*.py")]
+    files = [file for file in product if file == place or place in file.parents]
+    assert files
+    for file in files:
+        for name in imports(file):
+            for forbidden in FORBIDDEN[room]:
+                assert name != forbidden, f"{file} imports {name}"
+                assert not name.startswith(f"{forbidden}."), f"{file} imports {name}"
+
+
+def test_the_public_process_and_a_start_with_saved_models_load_no_torch(home: Path) -> None:
+    """Five processes import service.py, and `make serve` runs train_and_save each time: both must stay light."""
+    for module in ("service", "train_and_save.__main__"):
+        code = f"import {module}, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert run.stdout.strip() == "[]"
