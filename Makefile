@@ -27,6 +27,7 @@ lint: .venv/dev.stamp  ## ruff and mypy
 
 lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock
+	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
@@ -43,6 +44,10 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 	$(INSTALL) -r requirements.lock
 	touch $@
 
+.venv/train.stamp: requirements-train.lock | .venv/uv.stamp
+	$(INSTALL) -r requirements-train.lock
+	touch .venv/serve.stamp $@
+
 .venv/dev.stamp: requirements-dev.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements-dev.lock
-	touch .venv/serve.stamp $@
+	touch .venv/serve.stamp .venv/train.stamp $@
