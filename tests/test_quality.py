@@ -76,7 +76,7 @@ def test_the_captioners_bleu_on_the_held_out_hundred(shared: Path, home: Path) -
 def average_precision(detector: Detector, data: Path) -> tuple[float, float]:
     """COCO's AP at IoU 0.50:0.95 and at 0.50 on a folder with images/ and YOLO labels/."""
     truth: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
-    truth["categories"] = [{"id": index, "name": name} for index, name in enumerate(detector.labels)]
+    truth["categories"] = [{"id": index, "name": name} for index, name in enumerate(detector.network.labels)]
     found = []
     for number, path in enumerate(sorted((data / "images").glob("*.jpg"))):
         with Image.open(path) as image:
@@ -92,7 +92,7 @@ def average_precision(detector: Detector, data: Path) -> tuple[float, float]:
         assert not isinstance(result, Exception)
         for item in result.objects:
             x1, y1, x2, y2 = item.box
-            place = {"image_id": number, "category_id": detector.labels.index(item.label)}
+            place = {"image_id": number, "category_id": detector.network.labels.index(item.label)}
             found.append({**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": item.score})
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()

@@ -80,7 +80,8 @@ def detection(graph: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     names = yaml.safe_load((Path(ultralytics.__file__).parent / "cfg/datasets/coco.yaml").read_text())["names"]
-    (out / "labels.json").write_text(json.dumps(list(names.values()), indent=0))
+    config = {"model_type": "nanodet", "labels": list(names.values())}
+    (out / "config.json").write_text(json.dumps(config, indent=0))
 
 
 def assemble_captioner(starter: Path, classifier: Path, out: Path) -> None:
