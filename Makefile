@@ -1,21 +1,21 @@
 # One word per habit; `make` alone lists them.
 PORT ?= 3000
+MODELS ?= starter
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint lock
+.PHONY: help serve test train lint lock
 
 help:  ## list the words
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-serve: .venv/serve.stamp  ## install, save the starter models, serve on 127.0.0.1 (PORT=3000)
-	@$(BIN)/python -m train_and_save starter
-	@echo
+serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000)
+	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.env
 	@echo "Serving on http://127.0.0.1:$(PORT) - ready when the log says so. Then try:"
 	@echo "  curl -F images=@$$(ls .venv/lib/python*/site-packages/ultralytics/assets/bus.jpg) http://127.0.0.1:$(PORT)/analyze"
 	@echo
-	@exec $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
+	@exec env $$(cat .venv/models.env) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
 test: .venv/dev.stamp lint  ## lint, types and every test
 	$(BIN)/pytest
@@ -24,6 +24,9 @@ lint: .venv/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+train: .venv/train.stamp  ## install what training and measuring models need, and say how
+	$(BIN)/python -m train_and_save --help
 
 lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock

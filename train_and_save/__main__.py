@@ -1,44 +1,188 @@
-"""Make or fetch models and save them into the BentoML model store: python -m train_and_save --help"""
+"""Make or fetch models, save them into the BentoML model store, and measure them.
+
+Commands that save print NAME=value lines: the settings with which `bentoml serve` serves what was saved.
+"""
 
 import argparse
+import sys
 from pathlib import Path
 
-from train_and_save import starter
+from train_and_save import UserError, starter
+from vision import store
+from vision.schemas import TASKS
+from vision.settings import PREFIX, SETTINGS
+
+# Each command imports what it needs itself: --help, list and a start with all models saved should not wait for torch.
 
 
 def main() -> None:
     arguments = _parser().parse_args()
-    match arguments.command:
-        case "starter":
-            for tag in starter.save():
-                print(tag)
-        case "remake":
-            _remake(arguments.task, arguments.source)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        sys.exit(f"{arguments.command}: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"{arguments.command}: {error.name} is not installed; `make train` installs what this command needs.")
 
 
-def _remake(task: str, source: Path) -> None:
-    # Imported late, so that --help and a start with all models saved do not wait for torch.
+def save_starters(_: argparse.Namespace) -> None:
+    _print_settings(starter.save())
+
+
+def save_from_hub(arguments: argparse.Namespace) -> None:
+    from train_and_save import hub
+
+    if arguments.name is not None:
+        _print_settings([hub.fetch(arguments.name, arguments.revision, arguments.task)])
+        return
+    tasks = [arguments.task] if arguments.task else TASKS
+    _print_settings([hub.fetch(hub.DEFAULTS[task], arguments.revision, task) for task in tasks])
+
+
+def save_from_path(arguments: argparse.Namespace) -> None:
+    from train_and_save import hub
+
+    path: Path = arguments.path
+    origin = hub.Origin(arguments.name or path.stem, arguments.source, arguments.licence)
+    _print_settings([hub.from_folder(path, arguments.task, origin)])
+
+
+def train(arguments: argparse.Namespace) -> None:
+    from train_and_save import train
+
+    tag = train.train(
+        arguments.task,
+        arguments.data,
+        name=arguments.name,
+        base=arguments.base,
+        frozen=arguments.frozen,
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        device=arguments.device,
+        work=arguments.work,
+    )
+    _print_settings([tag])
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from train_and_save import evaluate
+
+    figures = evaluate.evaluate(
+        arguments.model, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
+    )
+    for name, value in figures.items():
+        print(f"{name:<24}{value:.4f}")
+    print(arguments.out)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    from train_and_save import evaluate
+
+    evaluate.compare(
+        arguments.a, arguments.b, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
+    )
+    print(arguments.out)
+
+
+def list_models(_: argparse.Namespace) -> None:
+    """Print what the store holds: an asterisk marks what the settings serve."""
+    served = {store.resolve(SETTINGS.tag(task)) for task in TASKS}
+    for tag, card in store.saved():
+        mark = "*" if tag in served else " "
+        measured = ", ".join(f"{name} {value:g}" for name, value in list(card.metrics.items())[:2])
+        print(f"{mark} {card.task:<15}{tag:<45}{store.size(tag) / 1e6:>8.1f} MB  {measured}")
+
+
+def prune(arguments: argparse.Namespace) -> None:
+    """Remove the older versions of each name; what the settings serve stays."""
+    served = {store.resolve(SETTINGS.tag(task)) for task in TASKS}
+    newest = {store.resolve(card.name) for _, card in store.saved()}
+    for tag in [tag for tag, _ in store.saved() if tag not in served | newest]:
+        print(f"{'would remove' if arguments.dry_run else 'removed'} {tag}")
+        if not arguments.dry_run:
+            store.remove(tag)
+
+
+def remake(arguments: argparse.Namespace) -> None:
     from train_and_save import convert, starter_captioner
 
-    match task:
+    match arguments.task:
         case "classification":
-            convert.classification(source, starter.CLASSIFICATION)
+            convert.classification(arguments.source, starter.CLASSIFICATION)
         case "captioning":
-            print(starter_captioner.train(source, starter.CLASSIFICATION, starter.CAPTIONING))
+            print(starter_captioner.train(arguments.source, starter.CLASSIFICATION, starter.CAPTIONING))
         case "detection":
-            convert.detection(source, starter.DETECTION)
+            convert.detection(arguments.source, starter.DETECTION)
+
+
+def _print_settings(tags: list[str]) -> None:
+    for tag in tags:
+        print(f"{PREFIX}{store.read_card(store.folder(tag)).task.upper()}_MODEL={tag}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train_and_save", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("starter", help="save the starters that ship with the code; what is there already stays")
-    remake = commands.add_parser("remake", help="make a starter's shipped files again from where they came from")
-    remake.add_argument("task", choices=["classification", "captioning", "detection"])
-    remake.add_argument(
-        "source", type=Path, help="a checkpoint or photographs: train_and_save/starter/README.md names them"
+    parser = argparse.ArgumentParser(
+        prog="python -m train_and_save", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("starter", help="save the starters that ship with the code; what is there stays")
+    command.set_defaults(run=save_starters)
+
+    command = commands.add_parser("hub", help="download production models by name and save them; all three by default")
+    command.add_argument("--task", choices=TASKS, help="only this task's default, or what the named model must be for")
+    command.add_argument("--name", help="owner/repository, or owner/repository/file.pt for a YOLO")
+    command.add_argument("--revision", help="branch, tag or commit; the newest by default, pinned to its commit")
+    command.set_defaults(run=save_from_hub)
+
+    command = commands.add_parser("path", help="save a model from a Hugging Face folder or an Ultralytics .pt")
+    command.add_argument("path", type=Path)
+    command.add_argument("--task", choices=TASKS, help="what the model must be for")
+    command.add_argument("--name", help="what to call it; by default as its folder")
+    command.add_argument("--source", default="a folder", help="where it comes from, for its card")
+    command.add_argument("--licence", default="not stated", help="under which terms, for its card")
+    command.set_defaults(run=save_from_path)
+
+    command = commands.add_parser("train", help="train a model of your own and save it")
+    command.add_argument("task", choices=TASKS)
+    command.add_argument("data", type=Path, help="a folder a class; images/ with YOLO or COCO boxes; or with captions")
+    command.add_argument("--name", required=True, help="what to call it")
+    command.add_argument("--base", help="what to start from: a saved model's tag or a folder; the starter by default")
+    command.add_argument("--frozen", action="store_true", help="train the head only: minutes on a laptop")
+    command.add_argument("--epochs", type=int, default=10)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument("--work", type=Path, default=Path("build/train"), help="checkpoints; the same call resumes")
+    command.set_defaults(run=train)
+
+    command = commands.add_parser("evaluate", help="measure a saved model on a labelled folder; writes a report")
+    command.add_argument("model", help="its tag, name or name:version")
+    _add_measuring(command)
+    command.set_defaults(run=evaluate)
+
+    command = commands.add_parser("compare", help="measure two saved models on the same pictures; writes a report")
+    command.add_argument("a")
+    command.add_argument("b")
+    _add_measuring(command)
+    command.set_defaults(run=compare)
+
+    commands.add_parser("list", help="what the store holds").set_defaults(run=list_models)
+    command = commands.add_parser("prune", help="remove older versions that are not served")
+    command.add_argument("--dry-run", action="store_true", help="only say what would go")
+    command.set_defaults(run=prune)
+
+    command = commands.add_parser("remake", help="make a starter's shipped files again from where they came from")
+    command.add_argument("task", choices=TASKS)
+    command.add_argument("source", type=Path, help="train_and_save/starter/README.md says what")
+    command.set_defaults(run=remake)
     return parser
+
+
+def _add_measuring(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", type=Path, help="labelled pictures, laid out as for train")
+    command.add_argument("--out", type=Path, default=Path("build/report.html"))
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument("--limit", type=int, help="only so many pictures")
 
 
 if __name__ == "__main__":

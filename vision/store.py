@@ -30,6 +30,29 @@ def save(folder: Path, card: Card, version: str) -> str:
     return tag
 
 
+def saved() -> list[tuple[str, Card]]:
+    """Every model of ours in the store, as tag and card."""
+    return [
+        (str(model.tag), read_card(Path(model.path)))
+        for model in bentoml.models.list()
+        if Path(model.path_of(CARD)).is_file()
+    ]
+
+
+def resolve(tag: str) -> str | None:
+    """The full name:version of a tag, the latest when it names none; None when the store has no such model."""
+    return str(bentoml.models.get(tag).tag) if has(tag) else None
+
+
+def size(tag: str) -> int:
+    """Bytes of a saved model's files."""
+    return sum(file.stat().st_size for file in folder(tag).iterdir())
+
+
+def remove(tag: str) -> None:
+    bentoml.models.delete(tag)
+
+
 def has(tag: str) -> bool:
     try:
         bentoml.models.get(tag)
