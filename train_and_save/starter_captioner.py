@@ -8,7 +8,8 @@ features and to make a sentence of them. Four steps, each on what the one before
 3. The decoder reads the photographs' own sentences, beside concepts and feature grid.
 4. Self-critical sequence training (Rennie et al. 2017, https://arxiv.org/abs/1612.00563) with the mean of the
    other samples as baseline (Luo 2020, https://arxiv.org/abs/2003.09971) and CIDEr-D (Vedantam et al. 2015,
-   https://arxiv.org/abs/1411.5726) as reward.
+   https://arxiv.org/abs/1411.5726) as reward. The weights go three tenths of the way to what it makes of them
+   (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903): all of it says the same sentence too often.
 """
 
 import math
@@ -93,7 +94,7 @@ def build_model(words_known: int, concepts: list[str]) -> tuple[VisionEncoderDec
     special = {"decoder_start_token_id": START, "pad_token_id": PAD, "eos_token_id": END}
     model.config.update(special)
     model.generation_config = GenerationConfig(
-        **special, suppress_tokens=[PAD, START, UNKNOWN], max_new_tokens=LONGEST, num_beams=1,
+        **special, suppress_tokens=[PAD, START, UNKNOWN], max_new_tokens=LONGEST, num_beams=4,
         no_repeat_ngram_size=2,
     )  # fmt: skip
     return model, encoder
@@ -353,6 +354,7 @@ def train(photos: Path, classifier: Path, out: Path, seed: int = 0) -> dict[str,
     photos: images/ and captions.tsv. classifier: a timm EfficientNet-Lite0 in Hugging Face layout. The last
     hundred photographs are neither looked at nor read.
     """
+    torch.set_num_threads(1)  # sums in another order lead the sampling elsewhere
     torch.manual_seed(seed)
     random.seed(seed)
     captions = read_captions(photos)
@@ -380,7 +382,12 @@ def train(photos: Path, classifier: Path, out: Path, seed: int = 0) -> dict[str,
     train_on_sentences(model, every, lambda photo: encoder.show(imagined(said[photo])), rate=1e-3, epochs=6)
     train_on_sentences(model, own, attend, rate=3e-4, epochs=2)
     reward = CiderD([[[*tokenizer(line).input_ids, END] for line in photo] for photo in told])
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     train_on_reward(model, reward, attend, len(train), epochs=12)
+    after = model.state_dict()
+    for name, weight in after.items():
+        if weight.is_floating_point():
+            weight.lerp_(before[name], 0.7)
 
     save_starter(model, tokenizer, out)
     sentences = say(model, tokenizer, [photos / "images" / name for name in validation])
