@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test train lint lock
+.PHONY: help serve test test-hub train lint lock
 
 help:  ## list the words
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000)
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.env
@@ -19,6 +19,9 @@ serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), s
 
 test: .venv/dev.stamp lint  ## lint, types and every test
 	$(BIN)/pytest
+
+test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals
+	FULL=1 $(BIN)/pytest tests/test_hub.py
 
 lint: .venv/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check
