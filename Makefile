@@ -11,11 +11,11 @@ help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000)
-	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.env
+	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
 	@echo "Serving on http://127.0.0.1:$(PORT) - ready when the log says so. Then try:"
 	@echo "  curl -F images=@$$(ls .venv/lib/python*/site-packages/ultralytics/assets/bus.jpg) http://127.0.0.1:$(PORT)/analyze"
 	@echo
-	@exec env $$(cat .venv/models.env) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
+	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
 test: .venv/dev.stamp lint  ## lint, types and every test
 	$(BIN)/pytest

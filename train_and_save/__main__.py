@@ -4,6 +4,7 @@ Commands that save print NAME=value lines: the settings with which `bentoml serv
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vision.settings import PREFIX, SETTINGS
 
 def main() -> None:
     arguments = _parser().parse_args()
+    os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}  # nothing is fetched but through the hub client
     try:
         arguments.run(arguments)
     except UserError as error:

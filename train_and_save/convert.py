@@ -2,12 +2,12 @@
 
 import json
 import math
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import ultralytics
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -79,7 +79,9 @@ def detection(graph: Path, out: Path) -> None:
     NanoDet().load_state_dict(weights)
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    names = yaml.safe_load((Path(ultralytics.__file__).parent / "cfg/datasets/coco.yaml").read_text())["names"]
+    # Read, not imported: importing ultralytics writes settings into the home folder.
+    coco = Path(str(distribution("ultralytics").locate_file("ultralytics/cfg/datasets/coco.yaml")))
+    names = yaml.safe_load(coco.read_text())["names"]
     config = {"model_type": "nanodet", "labels": list(names.values())}
     (out / "config.json").write_text(json.dumps(config, indent=0))
 

@@ -29,6 +29,9 @@ CONFIG: dict[str, Any] = {
         {"name": "HF_HUB_OFFLINE", "value": "1"},  # what serves comes from the store, nothing from a hub
         {"name": "HF_HUB_DISABLE_PROGRESS_BARS", "value": "1"},
         {"name": "TRANSFORMERS_VERBOSITY", "value": "error"},
+        {"name": "YOLO_OFFLINE", "value": "true"},
+        {"name": "YOLO_AUTOINSTALL", "value": "false"},
+        {"name": "YOLO_VERBOSE", "value": "false"},
     ],
 }
 
