@@ -149,6 +149,17 @@ def test_the_service_answers_as_the_reference_libraries(served: tuple[tuple[str 
         assert cards["detection"]["licence"].startswith("AGPL-3.0" if "YOLO" in detector else "apache-2.0")
 
 
+def test_make_serve_brings_production_models(loopback: hub.Hub, tmp_path: Path) -> None:
+    online = {"HF_ENDPOINT": loopback.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    with serve(tmp_path / "bentoml", ["make", "serve", "MODELS=hub", "PORT={port}"], **online) as url:
+        names = {card["task"]: card["name"] for card in httpx.get(f"{url}/models").json()["models"]}
+    assert names == {
+        "classification": "vit-base-patch16-224",
+        "captioning": "blip-image-captioning-base",
+        "detection": "yolo26n",
+    }
+
+
 def reference_labels(folder: Path, data: bytes) -> list[dict[str, Any]]:
     labels: list[dict[str, Any]] = pipeline("image-classification", model=str(folder))(opened(data), top_k=5)
     return labels

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import OFFLINE, PHOTOS, ROOT, serve
+from tests.conftest import OFFLINE, PHOTOS, ROOT, SERVE, free_port, serve
 from vision import store
 from vision.schemas import Card
 
@@ -61,6 +61,20 @@ def test_one_flipped_byte_is_found(home: Path, tmp_path: Path) -> None:
     weights.write_bytes(data)
     with pytest.raises(ValueError, match=r"nanodet-g:\w+ is damaged: model\.safetensors"):
         store.verify(folder)
+
+
+def test_a_damaged_model_refuses_to_start_with_its_name(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "models", tmp_path / "models")
+    [weights] = (tmp_path / "models" / "nanodet-g").glob("*/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 1
+    weights.write_bytes(data)
+    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [SERVE[0], "serve", "--port", str(free_port())], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert f"nanodet-g:{weights.parent.name} is damaged: model.safetensors" in run.stdout + run.stderr
 
 
 def test_the_version_is_made_of_the_contents(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def convert(pt: Path, out: Path) -> None:
     Raises ValueError with one line when it is no detector, holds other code than a network, or cannot be read.
     """
     with TemporaryDirectory() as folder:
-        run = subprocess.run(  # noqa: S603 - our own file with two paths
+        run = subprocess.run(
             [sys.executable, "-I", __file__, str(pt.absolute()), str(out.absolute())],
             env={"YOLO_CONFIG_DIR": folder, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "HOME": folder},
             cwd=folder,
