@@ -149,9 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("task", choices=TASKS)
     command.add_argument("data", type=Path, help="a folder a class; images/ with YOLO or COCO boxes; or with captions")
     command.add_argument("--name", required=True, help="what to call it")
-    command.add_argument("--base", help="what to start from: a saved model's tag or a folder; the starter by default")
+    command.add_argument(
+        "--base", help="what to start from: a saved tag or a folder, by default the starter; or an Ultralytics .yaml"
+    )
     command.add_argument("--frozen", action="store_true", help="train the head only: minutes on a laptop")
-    command.add_argument("--epochs", type=int, default=10)
+    command.add_argument("--epochs", type=int, default=10, help="at most; a frozen classifier needs none")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     command.add_argument("--work", type=Path, default=Path("build/train"), help="checkpoints; the same call resumes")
