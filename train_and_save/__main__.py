@@ -18,7 +18,8 @@ from vision.settings import PREFIX, SETTINGS
 
 def main() -> None:
     arguments = _parser().parse_args()
-    os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}  # nothing is fetched but through the hub client
+    # Nothing is fetched but through the hub client; what a user can mend is said by us, in one line.
+    os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "TRANSFORMERS_VERBOSITY": "error"}
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -72,18 +73,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     figures = evaluate.evaluate(
         arguments.model, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
     )
-    for name, value in figures.items():
-        print(f"{name:<24}{value:.4f}")
-    print(arguments.out)
+    _print_figures(figures, arguments.out)
 
 
 def compare(arguments: argparse.Namespace) -> None:
     from train_and_save import evaluate
 
-    evaluate.compare(
+    differences = evaluate.compare(
         arguments.a, arguments.b, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
     )
-    print(arguments.out)
+    _print_figures(differences, arguments.out)
 
 
 def list_models(_: argparse.Namespace) -> None:
@@ -115,6 +114,12 @@ def remake(arguments: argparse.Namespace) -> None:
             print(starter_captioner.train(arguments.source, starter.CLASSIFICATION, starter.CAPTIONING))
         case "detection":
             convert.detection(arguments.source, starter.DETECTION)
+
+
+def _print_figures(figures: dict[str, float], report: Path) -> None:
+    for name, value in figures.items():
+        print(f"{name:<24}{value:.6g}")
+    print(report)
 
 
 def _print_settings(tags: list[str]) -> None:
