@@ -105,12 +105,19 @@ class Vision:
         return http.answer([look if "error" in look else {**look.pop(task), **look} for look in looks])
 
     async def _look(self, image: bytes | VisionError, tasks: dict[Task, Options]) -> dict[str, Any]:
-        """Return a picture's size, each task's result or error, and the milliseconds spent; its error if all failed."""
-        start = perf_counter()
+        """Return what there is to say of a picture, or its error."""
         try:
-            pixels, (width, height) = await self._decode(image)
+            return await self._say(image, tasks)
         except VisionError as error:
             return Failure.of(error).model_dump(mode="json")
+        except Exception:
+            log.exception("a picture failed")
+            return Failure.of(VisionError(Code.INTERNAL, "Something failed here; the log says what.")).model_dump()
+
+    async def _say(self, image: bytes | VisionError, tasks: dict[Task, Options]) -> dict[str, Any]:
+        """Return a picture's size, each task's result or error, and the milliseconds spent; its error if all failed."""
+        start = perf_counter()
+        pixels, (width, height) = await self._decode(image)
         decoded = perf_counter()
         ms = {"decode": _ms(start, decoded)}
 
