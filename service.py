@@ -12,7 +12,7 @@ import aiohttp
 import bentoml
 import numpy as np
 from _bentoml_sdk import Service
-from bentoml.exceptions import BentoMLException
+from bentoml.exceptions import BentoMLException, NotFound
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -89,6 +89,19 @@ class Vision:
             return http.refusal(images)
         tasks = AnalyzeOptions.model_construct(**options).by_task()
         return http.answer(await asyncio.gather(*(self._look(image, tasks) for image in images)))
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_models() -> None:
+        """Refuse to start with a missing or damaged model: run once, before any process is."""
+        for task in TASKS:
+            try:
+                store.verify(store.folder(SETTINGS.tag(task)))
+            except NotFound as error:
+                way_out = "`python -m train_and_save starter` saves the starters."
+                raise BentoMLException(f"The store has no {SETTINGS.tag(task)}. {way_out}") from error
+            except ValueError as error:
+                raise BentoMLException(str(error)) from error
 
     @bentoml.on_startup
     async def start_warming(self) -> None:

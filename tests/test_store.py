@@ -71,7 +71,12 @@ def test_a_damaged_model_refuses_to_start_with_its_name(home: Path, tmp_path: Pa
     weights.write_bytes(data)
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(tmp_path)}
     run = subprocess.run(
-        [SERVE[0], "serve", "--port", str(free_port())], cwd=ROOT, env=environment, capture_output=True, text=True
+        [SERVE[0], "serve", "--port", str(free_port())],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert run.returncode != 0
     assert f"nanodet-g:{weights.parent.name} is damaged: model.safetensors" in run.stdout + run.stderr

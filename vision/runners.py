@@ -69,12 +69,6 @@ class Runner:
         why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
         log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
 
-    @bentoml.on_deployment
-    @classmethod
-    def check(cls) -> None:
-        """Refuse to start with a damaged model; run once, before any process is."""
-        store.verify(Path(cls.stored.resolve().path))
-
     def _warm_up(self) -> None:
         """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
         grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
