@@ -36,9 +36,6 @@ from vision.schemas import (
 )
 from vision.settings import SETTINGS
 
-MAX_SIDE = 1280
-"""Long side in pixels of what crosses to a runner: the cost of a call grows with its pixels."""
-
 Pictures = list[bytes | VisionError] | VisionError
 
 log = logging.getLogger("bentoml.vision")
@@ -189,7 +186,7 @@ class Vision:
 
 def _pixels(data: bytes) -> tuple[Pixels, tuple[int, int]]:
     image = images.decode(data, max_bytes=SETTINGS.max_image_bytes, max_pixels=SETTINGS.max_pixels)
-    return images.to_pixels(image, MAX_SIDE), image.size
+    return images.to_pixels(image), image.size
 
 
 def _ms(start: float, end: float) -> float:

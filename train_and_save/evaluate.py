@@ -33,7 +33,7 @@ from vision.models.classifier import Classifier
 from vision.models.detector import Detector
 from vision.schemas import OPTIONS, DetectOptions, Item, Options, Task
 
-BATCH, MAX_SIDE = 16, 1280  # what the service's runners take at most, and the long side of what it hands them
+BATCH = 16  # what the service's runners take at most
 AP_MIN_SCORE = 0.05
 RESAMPLES: dict[Task, int] = {"classification": 1000, "captioning": 1000, "detection": 200}
 # resamples leave out rare labels, which lifts COCO's means over labels, and thin out the bins of calibration
@@ -214,7 +214,7 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
 
 def _item(path: Path, options: Options) -> Item[Any]:
     image = images.decode(path.read_bytes(), max_bytes=datasets.MAX_BYTES, max_pixels=datasets.MAX_PIXELS)
-    return Item(images.to_pixels(image, MAX_SIDE), image.size, options)
+    return Item(images.to_pixels(image), image.size, options)
 
 
 def _with_intervals(values: dict[str, float], samples: dict[str, Values]) -> report.Figures:

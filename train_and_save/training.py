@@ -24,8 +24,6 @@ from vision.schemas import OPTIONS, Card, Item, Options, Task
 
 PARTS = ("train", "choose", "held_out")
 PATIENCE = 3
-MAX_SIDE = 1280
-"""The service shows a model pictures no longer than this."""
 
 Parts = dict[str, list[Example]]
 """Examples by part, one list for each of PARTS."""
@@ -150,7 +148,7 @@ def served(folder: Path, card: Card, device: str, paths: Sequence[Path], options
     results: list[Any] = []
     for path in tqdm(paths, desc="measuring", unit="picture"):
         image = open_picture(path)
-        results += model.predict([Item(images.to_pixels(image, MAX_SIDE), image.size, chosen)])
+        results += model.predict([Item(images.to_pixels(image), image.size, chosen)])
     return results
 
 

@@ -11,6 +11,9 @@ from vision.schemas import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 
+MAX_SIDE = 1280
+"""Long side in pixels of what a model is shown: the cost of a call to a runner grows with its pixels."""
+
 # The first bytes of the formats above: tells a broken picture from a file of another kind.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF87a", b"GIF89a", b"BM")
 
@@ -47,9 +50,9 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         ) from error
 
 
-def to_pixels(image: Image.Image, max_side: int) -> Pixels:
-    """An RGB image as pixels whose long side is at most max_side; never enlarged, no side under 1."""
-    scale = max_side / max(image.size)
+def to_pixels(image: Image.Image) -> Pixels:
+    """An RGB image as pixels whose long side is at most MAX_SIDE; never enlarged, no side under 1."""
+    scale = MAX_SIDE / max(image.size)
     if scale < 1:
         width, height = (max(1, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
