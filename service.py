@@ -1,27 +1,36 @@
 """The public Service: pictures in, content out. `bentoml serve` runs it; README.md shows how to call it."""
 
 import asyncio
+import ipaddress
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
+from importlib import metadata
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import bentoml
+import click
 import numpy as np
-from _bentoml_sdk import Service
+from _bentoml_impl.server.app import ServiceAppFactory
+from bentoml._internal.context import server_context
 from bentoml.exceptions import BentoMLException, NotFound
-from starlette.applications import Starlette
+from opentelemetry import trace
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from vision import http, images, store
+import vision
+from vision import http, images, logs, metrics, shutdown, store
+from vision.coalesce import Coalescer
+from vision.door import Door
 from vision.errors import Code, VisionError
-from vision.openapi import ENDPOINTS, DocumentedService
-from vision.runners import CaptioningRunner, ClassificationRunner, DetectionRunner
+from vision.openapi import DocumentedService
+from vision.runners import MAX_BATCH_SIZE, TRACING, CaptioningRunner, ClassificationRunner, DetectionRunner
 from vision.schemas import (
     OPTIONS,
     TASKS,
@@ -38,18 +47,35 @@ from vision.settings import SETTINGS
 
 Pictures = list[bytes | VisionError] | VisionError
 
+LIBRARIES = ("bentoml", "torch", "transformers", "ultralytics", "pillow")
+
 log = logging.getLogger("bentoml.vision")
+tracer = trace.get_tracer("vision")
+logs.configure()
 
 # BentoML reports usage to its makers unless told not to; whoever wants that sets it to False.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 
+class VisionService(DocumentedService):
+    """A BentoML Service that stands behind our door."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        self.inject_config()
+        factory = ServiceAppFactory(self, is_main=is_main)
+        factory.timeout = None  # its timeout goes on with the work and swallows exceptions; the door keeps time
+        app = factory()
+        app.router.routes[:0] = [Route(path, page) for path, page in PAGES.items()]
+        return Door(app)
+
+
 @bentoml.service(
     name="vision",
-    service_class=DocumentedService,
+    service_class=VisionService,
     http={"host": "127.0.0.1"},
-    traffic={"timeout": 300},
-    runner_probe={"enabled": False},  # __is_ready__ asks the runners; BentoML's own probe can raise
+    logging={"access": {"enabled": False}},  # the door writes a line for each request
+    tracing=TRACING,
+    runner_probe={"enabled": False},  # /readyz asks the runners; BentoML's own probe can raise
 )
 class Vision:
     """Looks at pictures: which class, what a sentence would say, which objects and where."""
@@ -59,10 +85,16 @@ class Vision:
     detection = bentoml.depends(DetectionRunner)
 
     def __init__(self) -> None:
+        logs.configure()
         self._runners: dict[Task, Any] = {task: getattr(self, task) for task in TASKS}
+        self._queues = {
+            task: Coalescer(partial(self._call, task), MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set)
+            for task in TASKS
+        }
         self._decoders = ThreadPoolExecutor(os.cpu_count())
         self._warm = False
-        _cards()  # read now: what is saved later is not what the runners loaded
+        for card in _cards():  # read now: what is saved later is not what the runners loaded
+            metrics.MODEL_INFO.labels(card["task"], card["name"], card["version"]).set(1)
 
     @bentoml.api(input_spec=http.ClassifyRequest, output_spec=http.Results)
     async def classify(self, images: Pictures, **options: Any) -> JSONResponse:
@@ -89,8 +121,11 @@ class Vision:
 
     @bentoml.on_deployment
     @staticmethod
-    def check_models() -> None:
-        """Refuse to start with a missing or damaged model: run once, before any process is."""
+    def check() -> None:
+        """Run once, before any process is started: refuse to start with what cannot go well."""
+        shutdown.keep_sockets_until_the_end()
+        os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, BentoML would not replace a runner that died
+        _check_address()
         for task in TASKS:
             try:
                 store.verify(store.folder(SETTINGS.tag(task)))
@@ -102,11 +137,16 @@ class Vision:
 
     @bentoml.on_startup
     async def start_warming(self) -> None:
+        self._alive = shutdown.drain_first(SETTINGS.drain_seconds)
         self._warming = asyncio.create_task(self._warm_up())
 
-    async def __is_ready__(self) -> bool:
-        """Readiness: every runner was warmed up and answers now."""
-        return self._warm and all(await asyncio.gather(*map(self._is_alive, TASKS)))
+    async def readiness(self) -> dict[Task, str]:
+        """Say of each runner whether it is ready, starting or unreachable."""
+        alive = await asyncio.gather(*map(self._is_alive, TASKS))
+        return {
+            task: "unreachable" if not one else "ready" if self._warm else "starting"
+            for task, one in zip(TASKS, alive, strict=True)
+        }
 
     async def _single(self, images: Pictures, task: Task, options: Options) -> JSONResponse:
         if isinstance(images, VisionError):
@@ -119,6 +159,8 @@ class Vision:
         try:
             return await self._say(image, tasks)
         except VisionError as error:
+            for task in tasks:
+                metrics.IMAGES.labels(task, error.code).inc()
             return Failure.of(error).model_dump(mode="json")
         except Exception:
             log.exception("a picture failed")
@@ -129,12 +171,15 @@ class Vision:
         start = perf_counter()
         pixels, (width, height) = await self._decode(image)
         decoded = perf_counter()
+        metrics.DECODE_SECONDS.observe(decoded - start)
         ms = {"decode": _ms(start, decoded)}
 
         async def run(task: Task, options: Options) -> dict[str, Any]:
             item = {"pixels": pixels, "size": (width, height), "options": options.model_dump()}
-            result = await self._predict(task, item)
+            with tracer.start_as_current_span(task):
+                result = await self._queues[task].predict(item)
             ms[task] = _ms(decoded, perf_counter())
+            _tell(task, result)
             return result
 
         results = await asyncio.gather(*(run(task, options) for task, options in tasks.items()))
@@ -148,16 +193,16 @@ class Vision:
             raise image
         return await asyncio.get_running_loop().run_in_executor(self._decoders, _pixels, image)
 
-    async def _predict(self, task: Task, item: dict[str, Any]) -> dict[str, Any]:
-        """One picture through one runner, as a call of its own: BentoML's adaptive batching puts calls together."""
+    async def _call(self, task: Task, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """Send items to a runner. Raises VisionError: unavailable."""
+        runner = self._runners[task].to_async
+        # The runner closes connections that are idle for some seconds; a call that meets the closing would be lost.
+        runner.default_headers["Connection"] = "close"
         try:
-            [result] = await self._runners[task].to_async.predict([item])
-            return dict(result)
+            return list(await runner.predict(items))
         except (BentoMLException, aiohttp.ClientError, TimeoutError) as error:
             log.warning("%s: %s: %s", task, type(error).__name__, error)
-            return Failure.of(
-                VisionError(Code.UNAVAILABLE, f"{task} cannot answer now; try again in a moment.")
-            ).model_dump()
+            raise VisionError(Code.UNAVAILABLE, f"{task} cannot answer now; try again in a moment.") from error
 
     async def _is_alive(self, task: Task) -> bool:
         try:
@@ -166,18 +211,15 @@ class Vision:
             return False
 
     async def _warm_up(self) -> None:
-        """Send a grey picture through each runner until BentoML's batching has learned what a call costs.
-
-        Its dispatcher trains on the first eleven calls; the last of them wait for a second and a third beside them.
-        """
+        """Send grey pictures through each runner: BentoML's batching trains on the first eleven calls."""
 
         async def warm(task: Task) -> None:
             options = OPTIONS[task]().model_dump()
             item = {"pixels": np.full((480, 640, 3), 127, np.uint8), "size": (640, 480), "options": options}
-            while "error" in await self._predict(task, item):
+            while "error" in await self._queues[task].predict(item):
                 await asyncio.sleep(0.5)
-            for side_by_side in (*[1] * 8, 2, 3, 4):
-                await asyncio.gather(*(self._predict(task, item) for _ in range(side_by_side)))
+            for _ in range(11):
+                await self._queues[task].predict(item)
 
         await asyncio.gather(*map(warm, TASKS))
         self._warm = True
@@ -185,7 +227,7 @@ class Vision:
 
 
 def _pixels(data: bytes) -> tuple[Pixels, tuple[int, int]]:
-    image = images.decode(data, max_bytes=SETTINGS.max_image_bytes, max_pixels=SETTINGS.max_pixels)
+    image = images.decode(data, SETTINGS.limits())
     return images.to_pixels(image), image.size
 
 
@@ -198,11 +240,43 @@ def _cards() -> list[dict[str, Any]]:
     return [store.read_card(store.folder(SETTINGS.tag(task))).model_dump() for task in TASKS]
 
 
+def _tell(task: Task, result: dict[str, Any]) -> None:
+    """Count a picture, and note in the request's log line which model answered."""
+    metrics.IMAGES.labels(task, result["error"]["code"] if "error" in result else "ok").inc()
+    if "model" in result:
+        model = f"{result['model']['name']}:{result['model']['version']}"
+        models = http.FACTS.get().models
+        if model not in models:
+            models.append(model)
+
+
+def _check_address() -> None:
+    """Refuse an address that others can reach, without keys: who starts such a service must say so."""
+    context = click.get_current_context(silent=True)
+    host = context.params.get("host") if context else None
+    if host and not ipaddress.ip_address(host).is_loopback and not SETTINGS.api_keys and not SETTINGS.allow_anonymous:
+        raise BentoMLException(
+            f"Serving on {host} lets others in: set VISION_API_KEYS (`python -m vision.keys NAME` makes a key), "
+            "or VISION_ALLOW_ANONYMOUS=true when something else keeps them out."
+        )
+
+
 async def list_models(_: Request) -> JSONResponse:
     """GET /models: what is served, from each model's card."""
     return JSONResponse({"models": _cards()})
 
 
-_service = cast(Service[Vision], Vision)  # what the decorator made of the class
-_service.mount_asgi_app(Starlette(routes=[Route("/models", list_models)]), name="models")
-_service.add_asgi_middleware(http.Door, endpoints=tuple(ENDPOINTS))
+async def ready(_: Request) -> JSONResponse:
+    """GET /readyz: 200 when every runner is warm and answers, and the service is not about to end."""
+    runners = await bentoml.get_current_service().readiness()
+    is_ready = all(state == "ready" for state in runners.values()) and not shutdown.DRAINING.is_set()
+    return http.readiness(is_ready, dict(runners))
+
+
+async def version(_: Request) -> JSONResponse:
+    """GET /version: what runs here."""
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
+    return JSONResponse({"version": vision.__version__, "bento": server_context.bento_version, "libraries": libraries})
+
+
+PAGES = {"/models": list_models, "/readyz": ready, "/version": version}

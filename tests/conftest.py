@@ -74,7 +74,7 @@ def serve(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterat
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
-            if "] ready: " in line:
+            if '"ready: ' in line:
                 ready.set()
         ready.set()
 

@@ -50,7 +50,7 @@ def test_a_bad_picture_gets_its_error_and_its_neighbours_their_answers(client: h
     assert alone.status_code == status
     assert alone.json()["error"]["code"] == code
     assert alone.json()["results"] == [{"error": alone.json()["error"]}]
-    assert set(alone.json()["error"]) == {"code", "message", "retryable"}
+    assert set(alone.json()["error"]) == {"code", "message", "retryable", "request_id"}
 
     between = client.post("/classify", files=[("images", BUS), ("images", data), ("images", BUS)])
     assert between.status_code == 200
@@ -153,7 +153,7 @@ def test_a_bad_request_gets_its_error(client: httpx.Client, name: str) -> None:
     send, status, code = BAD_REQUESTS[name]
     response = send(client)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
-    assert set(response.json()["error"]) == {"code", "message", "retryable"}
+    assert set(response.json()["error"]) == {"code", "message", "retryable", "request_id"}
 
 
 def test_unknown_options_are_answered_with_the_known_ones(client: httpx.Client) -> None:

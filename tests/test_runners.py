@@ -1,14 +1,15 @@
-"""What stands between BentoML's batching and a model: failures stay with their pictures, lone calls do not wait."""
+"""What stands between a request and a model: failures stay with their pictures, waiting items go out together."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from bentoml._internal.marshal.dispatcher import CorkDispatcher
 
+from vision.coalesce import Coalescer
 from vision.errors import Code, VisionError
 from vision.models import predict_each
-from vision.runners import MAX_BATCH_SIZE, PromptOptimizer
+from vision.runners import MAX_BATCH_SIZE
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model
 
 CARD = Card(
@@ -45,15 +46,16 @@ def item(value: int) -> Item[ClassifyOptions]:
     return Item(np.full((2, 2, 3), value, np.uint8), (2, 2), ClassifyOptions())
 
 
-def test_a_batch_that_raises_is_run_again_one_by_one_and_only_the_culprit_fails() -> None:
+def test_a_batch_that_raises_is_halved_until_only_the_culprit_fails() -> None:
     model = Means()
-    first, culprit, last = predict_each(model, [item(51), item(0), item(255)])
-    assert isinstance(first, Classification)
-    assert isinstance(last, Classification)
-    assert [first.labels[0].score, last.labels[0].score] == [0.2, 1.0]
+    values = [51, 102, 0, 153, 204, 255, 51, 102]
+    results = predict_each(model, [item(value) for value in values])
+    culprit = results.pop(2)
     assert isinstance(culprit, VisionError)
     assert culprit.code == Code.INFERENCE_FAILED
-    assert model.batches == [3, 1, 1, 1]
+    scores = [result.labels[0].score for result in results if isinstance(result, Classification)]
+    assert scores == [value / 255 for value in values if value]
+    assert model.batches == [8, 4, 2, 2, 1, 1, 4]
 
 
 def test_a_good_batch_is_one_call() -> None:
@@ -63,10 +65,86 @@ def test_a_good_batch_is_one_call() -> None:
     assert model.batches == [MAX_BATCH_SIZE]
 
 
-def test_bentomls_batching_never_learns_to_wait() -> None:
-    dispatcher: Any = CorkDispatcher(60_000, MAX_BATCH_SIZE, fallback=lambda: None)
-    assert isinstance(dispatcher.optimizer, PromptOptimizer)
-    for _ in range(50):
-        dispatcher.optimizer.log_outbound(n=8, wait=2.0, duration=0.1)
-    dispatcher.optimizer.trigger_refresh()
-    assert dispatcher.optimizer.wait == 0
+class Runner:
+    """Answers each item with itself, once it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.go = asyncio.Semaphore(0)
+
+    async def call(self, items: Sequence[int]) -> list[dict[str, Any]]:
+        self.calls.append(list(items))
+        await self.go.acquire()
+        if 13 in items:
+            raise VisionError(Code.UNAVAILABLE, "away")
+        return [{"item": item} for item in items]
+
+
+async def queued(coalescer: Coalescer, items: Sequence[int]) -> list[asyncio.Task[dict[str, Any]]]:
+    tasks = [asyncio.ensure_future(coalescer.predict(item)) for item in items]
+    await asyncio.sleep(0)  # each has put its item in the queue
+    return tasks
+
+
+def test_what_waits_goes_out_together_and_in_order_at_most_a_batch_at_once() -> None:
+    async def run() -> None:
+        runner, depths = Runner(), list[int]()
+        tasks = await queued(Coalescer(runner.call, 4, depths.append), range(1, 8))
+        runner.go.release()
+        runner.go.release()
+        assert [(await task)["item"] for task in tasks[:4]] == [1, 2, 3, 4]
+        runner.go.release()
+        assert [(await task)["item"] for task in tasks[4:]] == [5, 6, 7]
+        assert runner.calls == [[1, 2, 3, 4], [5, 6, 7]]
+        assert max(depths) == 7
+        assert depths[-1] == 0
+
+    asyncio.run(run())
+
+
+def test_a_lone_item_goes_out_at_once_and_what_comes_meanwhile_in_the_next_call() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 4, lambda _: None)
+        first = await queued(coalescer, [1])
+        while not runner.calls:
+            await asyncio.sleep(0)
+        later = await queued(coalescer, [2, 3])
+        runner.go.release()
+        runner.go.release()
+        await asyncio.gather(*first, *later)
+        assert runner.calls == [[1], [2, 3]]
+
+    asyncio.run(run())
+
+
+def test_an_item_whose_caller_left_is_never_sent() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 4, lambda _: None)
+        first = await queued(coalescer, [1])
+        while not runner.calls:
+            await asyncio.sleep(0)
+        left, stayed = await queued(coalescer, [2, 3])
+        left.cancel()
+        runner.go.release()
+        runner.go.release()
+        assert [(await task)["item"] for task in (*first, stayed)] == [1, 3]
+        assert runner.calls == [[1], [3]]
+
+    asyncio.run(run())
+
+
+def test_a_call_that_fails_is_its_items_error_and_the_next_call_is_made() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 2, lambda _: None)
+        tasks = await queued(coalescer, [12, 13, 14])
+        runner.go.release()
+        runner.go.release()
+        failed, also, answered = await asyncio.gather(*tasks)
+        assert failed["error"]["code"] == also["error"]["code"] == "unavailable"
+        assert failed["error"]["retryable"]
+        assert answered == {"item": 14}
+
+    asyncio.run(run())

@@ -21,7 +21,7 @@ from train_and_save import UserError
 from vision import images
 from vision.errors import VisionError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif"}
 SPLITS: dict[str, Literal["train", "held_out"]] = {
     "train": "train",
     "val": "held_out",
@@ -29,7 +29,7 @@ SPLITS: dict[str, Literal["train", "held_out"]] = {
     "validation": "held_out",
     "test": "held_out",
 }
-MAX_BYTES, MAX_PIXELS = 200_000_000, 178_000_000
+LIMITS = images.Limits(max_bytes=200_000_000, max_pixels=178_000_000)
 MAX_BAD = 0.1
 SIDEWAYS = {5, 6, 7, 8}
 """EXIF orientations that swap width and height."""
@@ -133,7 +133,7 @@ def readable(examples: Sequence[Example]) -> tuple[list[Example], list[tuple[Pat
             continue
         try:
             data = example.path.read_bytes()
-            images.decode(data, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+            images.decode(data, LIMITS)
         except (VisionError, OSError) as error:
             reasons[example.path] = str(error)
             continue

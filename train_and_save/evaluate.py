@@ -213,7 +213,7 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
 
 
 def _item(path: Path, options: Options) -> Item[Any]:
-    image = images.decode(path.read_bytes(), max_bytes=datasets.MAX_BYTES, max_pixels=datasets.MAX_PIXELS)
+    image = images.decode(path.read_bytes(), datasets.LIMITS)
     return Item(images.to_pixels(image), image.size, options)
 
 

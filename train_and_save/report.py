@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
-from train_and_save.datasets import MAX_BYTES, MAX_PIXELS, Corners
+from train_and_save.datasets import LIMITS, Corners
 from vision import images
 from vision.schemas import Task
 
@@ -169,7 +169,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
 
 def draw(path: Path, lines: Sequence[str], boxes: Sequence[Box] = ()) -> Picture:
     """A picture, its long side SIDE pixels, with its boxes."""
-    image = images.decode(path.read_bytes(), max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+    image = images.decode(path.read_bytes(), LIMITS)
     scale = SIDE / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)

@@ -138,7 +138,7 @@ def copy_settings(base: Path, out: Path) -> None:
 
 
 def open_picture(path: Path) -> Image.Image:
-    return images.decode(path.read_bytes(), max_bytes=datasets.MAX_BYTES, max_pixels=datasets.MAX_PIXELS)
+    return images.decode(path.read_bytes(), datasets.LIMITS)
 
 
 def served(folder: Path, card: Card, device: str, paths: Sequence[Path], options: Options | None = None) -> list[Any]:

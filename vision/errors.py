@@ -13,8 +13,11 @@ class Code(StrEnum):
     TOO_MANY_IMAGES = "too_many_images"
     NOT_A_FILE = "not_a_file"
     INVALID_BASE64 = "invalid_base64"
+    MISSING_KEY = "missing_key"
+    UNKNOWN_KEY = "unknown_key"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TIMEOUT = "body_timeout"
     REQUEST_TOO_LARGE = "request_too_large"
     IMAGE_TOO_LARGE = "image_too_large"
     UNSUPPORTED_FORMAT = "unsupported_format"
@@ -22,9 +25,13 @@ class Code(StrEnum):
     EMPTY_IMAGE = "empty_image"
     UNDECODABLE_IMAGE = "undecodable_image"
     TOO_MANY_PIXELS = "too_many_pixels"
+    BAD_DIMENSIONS = "bad_dimensions"
+    QUOTA_EXCEEDED = "quota_exceeded"
     INFERENCE_FAILED = "inference_failed"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,11 @@ KINDS: dict[Code, Kind] = {
     Code.TOO_MANY_IMAGES: Kind(400),
     Code.NOT_A_FILE: Kind(400),
     Code.INVALID_BASE64: Kind(400),
+    Code.MISSING_KEY: Kind(401),
+    Code.UNKNOWN_KEY: Kind(403),
     Code.NOT_FOUND: Kind(404),
     Code.METHOD_NOT_ALLOWED: Kind(405),
+    Code.BODY_TIMEOUT: Kind(408, retryable=True),
     Code.REQUEST_TOO_LARGE: Kind(413),
     Code.IMAGE_TOO_LARGE: Kind(413),
     Code.UNSUPPORTED_FORMAT: Kind(415),
@@ -51,10 +61,17 @@ KINDS: dict[Code, Kind] = {
     Code.EMPTY_IMAGE: Kind(422),
     Code.UNDECODABLE_IMAGE: Kind(422),
     Code.TOO_MANY_PIXELS: Kind(422),
+    Code.BAD_DIMENSIONS: Kind(422),
+    Code.QUOTA_EXCEEDED: Kind(429, retryable=True),
     Code.INFERENCE_FAILED: Kind(500),
     Code.INTERNAL: Kind(500),
     Code.UNAVAILABLE: Kind(503, retryable=True),
+    Code.OVERLOADED: Kind(503, retryable=True),
+    Code.DEADLINE_EXCEEDED: Kind(504, retryable=True),
 }
+
+RETRY_AFTER: dict[int, int] = {429: 10, 503: 1}
+"""Seconds after which a refused request may be sent again, by HTTP status."""
 
 
 class VisionError(Exception):

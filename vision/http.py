@@ -1,21 +1,21 @@
-"""The door: how requests are read and answers are written. With service.py the only room that knows HTTP."""
+"""How requests are read and answers are written. With door.py and service.py the only room that knows HTTP."""
 
 import asyncio
 import base64
 import binascii
 import json
-import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from bentoml import IODescriptor
 from pydantic import Field, ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vision.errors import KINDS, Code, VisionError
 from vision.schemas import AnalyzeOptions, CaptionOptions, ClassifyOptions, DetectOptions, Failure, Options
@@ -23,7 +23,20 @@ from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
 
-log = logging.getLogger("bentoml.vision")
+ERROR_CODE = "x-error-code"
+"""Header of every error answer of ours; the Door replaces those without it."""
+
+
+@dataclass
+class Facts:
+    """What is told of a request beside its answer: in errors, in the log."""
+
+    request_id: str
+    images: int = 0
+    models: list[str] = field(default_factory=list)
+
+
+FACTS: ContextVar[Facts] = ContextVar("facts")
 
 
 class Pictures(IODescriptor):
@@ -78,26 +91,15 @@ async def _read(request: Request) -> tuple[list[bytes | VisionError], dict[str, 
     if request.headers["content-type"].lower().startswith("multipart/"):
         images, fields = await _read_form(request)
     else:
-        images, fields = await asyncio.to_thread(_read_json, b"".join([chunk async for chunk in _capped(request)]))
+        images, fields = await asyncio.to_thread(_read_json, await request.body())
     if not images:
         raise VisionError(Code.MISSING_IMAGE, "Send at least one picture in `images`.")
     if len(images) > SETTINGS.max_images:
         raise VisionError(
             Code.TOO_MANY_IMAGES, f"{len(images)} pictures in one request; at most {SETTINGS.max_images} are taken."
         )
+    FACTS.get().images = len(images)
     return images, fields
-
-
-async def _capped(request: Request) -> AsyncGenerator[bytes, None]:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > SETTINGS.max_request_bytes:
-            raise VisionError(
-                Code.REQUEST_TOO_LARGE,
-                f"The request is larger than {SETTINGS.max_request_bytes:,} bytes; send fewer pictures.",
-            )
-        yield chunk
 
 
 class InMemoryParser(MultiPartParser):
@@ -106,7 +108,7 @@ class InMemoryParser(MultiPartParser):
 
 async def _read_form(request: Request) -> tuple[list[bytes | VisionError], dict[str, Any]]:
     try:
-        form = await InMemoryParser(request.headers, _capped(request)).parse()
+        form = await InMemoryParser(request.headers, request.stream()).parse()
     except MultiPartException as error:
         raise VisionError(Code.MALFORMED_REQUEST, f"The multipart body cannot be read: {error.message}") from error
     images = [await _file(part) for part in form.getlist("images")]
@@ -180,63 +182,29 @@ def _validate(options: type[Options], fields: dict[str, Any]) -> Options:
 def answer(results: list[dict[str, Any]]) -> JSONResponse:
     """200 when a picture succeeded; else the status of the first error, which then stands before the results."""
     failures = [result["error"] for result in results if "error" in result]
+    for failure in failures:
+        failure["request_id"] = FACTS.get().request_id
     if len(failures) < len(results):
         return JSONResponse({"results": results})
-    return JSONResponse({"error": failures[0], "results": results}, KINDS[Code(failures[0]["code"])].status)
+    return _failed(Code(failures[0]["code"]), {"error": failures[0], "results": results})
 
 
 def refusal(error: VisionError) -> JSONResponse:
     """The answer when a request fails as a whole."""
-    return JSONResponse(Failure.of(error).model_dump(mode="json"), KINDS[error.code].status)
+    body = Failure.of(error).model_dump(mode="json")
+    body["error"]["request_id"] = FACTS.get().request_id
+    return _failed(error.code, body)
 
 
-class Door:
-    """ASGI middleware: what BentoML would answer in forms of its own gets the one error body, and nothing escapes.
-
-    An exception that escapes here would leave the client waiting: BentoML's timeout middleware swallows it.
-    """
-
-    def __init__(self, app: ASGIApp, endpoints: Sequence[str]) -> None:
-        self.app = app
-        self.endpoints = endpoints
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = replaced = False
-
-        async def shaped(message: Message) -> None:
-            nonlocal started, replaced
-            if message["type"] == "http.response.start":
-                started = True
-                replaced = message["status"] in (404, 405)
-                if replaced:
-                    await _not_routed(scope, message)(scope, receive, send)
-            if not replaced:
-                await send(message)
-
-        try:
-            if scope["method"] == "POST" and scope["path"] in self.endpoints and not _readable(scope):
-                error = VisionError(Code.UNSUPPORTED_MEDIA_TYPE, "Send multipart/form-data or application/json.")
-                await refusal(error)(scope, receive, send)
-            else:
-                await self.app(scope, receive, shaped)
-        except Exception:
-            log.exception("request failed")
-            if started:
-                raise
-            await refusal(VisionError(Code.INTERNAL, "Something failed here; the log says what."))(scope, receive, send)
+def readiness(ready: bool, runners: dict[str, str]) -> JSONResponse:
+    """200 or 503, with the state of each runner."""
+    told = {"ready": ready, "runners": runners}
+    if ready:
+        return JSONResponse(told)
+    failure = Failure.of(VisionError(Code.UNAVAILABLE, "Not ready; try again in a moment.")).model_dump(mode="json")
+    failure["error"]["request_id"] = FACTS.get().request_id
+    return _failed(Code.UNAVAILABLE, {**failure, **told})
 
 
-def _readable(scope: Scope) -> bool:
-    media_type = Headers(scope=scope).get("content-type", "").split(";")[0].strip().lower()
-    return media_type in ("multipart/form-data", "application/json")
-
-
-def _not_routed(scope: Scope, message: Message) -> JSONResponse:
-    if message["status"] == 404:
-        return refusal(VisionError(Code.NOT_FOUND, f"There is no {scope['path']}; /docs.json lists what there is."))
-    response = refusal(VisionError(Code.METHOD_NOT_ALLOWED, f"{scope['path']} does not take {scope['method']}."))
-    response.headers["allow"] = Headers(raw=message["headers"]).get("allow", "POST")
-    return response
+def _failed(code: Code, body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, KINDS[code].status, {ERROR_CODE: code})

@@ -2,43 +2,63 @@
 
 import io
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+from pi_heif import register_heif_opener
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vision.errors import Code, VisionError
 from vision.schemas import Pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+register_heif_opener()  # what phones send, into Pillow
+
+Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 MAX_SIDE = 1280
 """Long side in pixels of what a model is shown: the cost of a call to a runner grows with its pixels."""
 
 # The first bytes of the formats above: tells a broken picture from a file of another kind.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF87a", b"GIF89a", b"BM")
+_BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 
 log = logging.getLogger(__name__)
 
 
-def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may be; checked before its pixels are decoded."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 75_000_000
+    max_side: int = 30_000
+    max_aspect: float = 100
+    formats: Sequence[Format] = FORMATS
+
+
+LIMITS = Limits()
+
+
+def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode a picture in full: the format is sniffed from the bytes, the first frame of an animation is taken.
 
     Returns an RGB image with its EXIF orientation applied; transparency lies on white, 16-bit channels
     keep their upper eight bits.
-    Raises VisionError: empty_image, image_too_large (over max_bytes), unsupported_format, too_many_pixels
-    (read from the header, before pixels are decoded) or undecodable_image.
+    Raises VisionError: empty_image, image_too_large (bytes), unsupported_format, too_many_pixels, bad_dimensions
+    (these two read from the header) or undecodable_image.
     """
     if not data:
         raise VisionError(Code.EMPTY_IMAGE, "The picture has no bytes.")
-    if len(data) > max_bytes:
+    if len(data) > limits.max_bytes:
         raise VisionError(
             Code.IMAGE_TOO_LARGE,
-            f"The picture has {len(data):,} bytes; at most {max_bytes:,} are taken. Send a smaller one.",
+            f"The picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. Send a smaller one.",
         )
-    image = _open(data)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise _too_many_pixels(f"{width} x {height}", max_pixels)
+    image = _open(data, limits.formats)
+    _check_size(image.size, limits)
     try:
         image.load()
         return _to_rgb(_orient(image))
@@ -59,18 +79,32 @@ def to_pixels(image: Image.Image) -> Pixels:
     return np.asarray(image)
 
 
-def _open(data: bytes) -> Image.Image:
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise VisionError(
+            Code.TOO_MANY_PIXELS, f"The picture has {width} x {height} pixels; at most {limits.max_pixels:,} are taken."
+        )
+    if max(size) > min(limits.max_side, limits.max_aspect * min(size)):
+        raise VisionError(
+            Code.BAD_DIMENSIONS,
+            f"The picture is {width} x {height}; no side may be longer than {limits.max_side:,} pixels "
+            f"or than {limits.max_aspect:g} times the other.",
+        )
+
+
+def _open(data: bytes, formats: Sequence[Format]) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=tuple(formats))
     except Image.DecompressionBombError as error:
         raise VisionError(Code.TOO_MANY_PIXELS, "The picture has too many pixels; send a smaller one.") from error
     except UnidentifiedImageError as error:
-        if data.startswith(_SIGNATURES) or data[4:12] in (b"ftypavif", b"ftypavis"):
+        if data.startswith(_SIGNATURES) or data[4:12] in _BRANDS:
             raise VisionError(
                 Code.UNDECODABLE_IMAGE, "The picture's header is broken; send it again in full."
             ) from error
         raise VisionError(
-            Code.UNSUPPORTED_FORMAT, f"These bytes are no picture in a known format ({', '.join(FORMATS)})."
+            Code.UNSUPPORTED_FORMAT, f"These bytes are no picture in a known format ({', '.join(formats)})."
         ) from error
     except Exception as error:
         log.info("unreadable header: %s", type(error).__name__)
@@ -94,7 +128,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _too_many_pixels(size: str, max_pixels: int) -> VisionError:
-    return VisionError(Code.TOO_MANY_PIXELS, f"The picture has {size} pixels; at most {max_pixels:,} are taken.")

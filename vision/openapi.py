@@ -8,7 +8,7 @@ from _bentoml_sdk import Service
 from bentoml._internal.service.openapi.specification import OpenAPISpecification
 from pydantic.json_schema import models_json_schema
 
-from vision.errors import KINDS, Code
+from vision.errors import KINDS, RETRY_AFTER, Code, VisionError
 from vision.schemas import (
     AnalyzeOptions,
     AnalyzeResult,
@@ -32,6 +32,7 @@ ENDPOINTS: dict[str, tuple[type[Options], type[PictureResult]]] = {
     "/analyze": (AnalyzeOptions, AnalyzeResult),
 }
 NOT_FROM_ENDPOINTS = (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED)
+KEY: list[dict[str, list[str]]] = [{}, {"key": []}]  # needed only where the operator set keys
 
 
 Schema = dict[str, Any]
@@ -47,7 +48,8 @@ class Document(OpenAPISpecification):
     def asdict(self) -> Schema:
         document = super().asdict()
         paths, schemas = document.pop("our_paths"), document.pop("our_schemas")
-        return {**document, "paths": {**document["paths"], **paths}, "components": {"schemas": schemas}}
+        components = {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
+        return {**document, "paths": {**document["paths"], **paths}, "components": components}
 
 
 class DocumentedService(Service[Any]):
@@ -61,7 +63,7 @@ class DocumentedService(Service[Any]):
             ref_template="#/components/schemas/{model}",
         )
         schemas = definitions["$defs"]
-        paths: Schema = {"/models": {"get": _models_operation()}}
+        paths: Schema = {path: {"get": operation} for path, operation in _pages().items()}
         for path, (options, result) in ENDPOINTS.items():
             doc = self.apis[path.removeprefix("/")].doc
             paths[path] = {"post": _operation(path, doc, schemas[options.__name__], result)}
@@ -104,6 +106,7 @@ def _operation(path: str, doc: str | None, options: Schema, result: type[Picture
         "operationId": path.removeprefix("/"),
         "summary": doc,
         "tags": ["Service APIs"],
+        "security": KEY,
         "requestBody": {
             "required": True,
             "content": {
@@ -115,7 +118,7 @@ def _operation(path: str, doc: str | None, options: Schema, result: type[Picture
             "200": _json(
                 "One result a picture, in order; a failed picture has its error there.", _object(results=results)
             ),
-            **{str(status): _json(_codes(status), failed) for status in _error_statuses()},
+            **{str(status): _error(status, failed) for status in _error_statuses()},
         },
     }
 
@@ -124,15 +127,48 @@ def _error_statuses() -> list[int]:
     return sorted({kind.status for code, kind in KINDS.items() if code not in NOT_FROM_ENDPOINTS})
 
 
-def _codes(status: int) -> str:
-    codes = ", ".join(code for code, kind in KINDS.items() if kind.status == status)
-    return f"{HTTPStatus(status).phrase}: {codes}."
+def _error(status: int, schema: Schema) -> Schema:
+    codes = [code for code, kind in KINDS.items() if kind.status == status]
+    response = _json(f"{HTTPStatus(status).phrase}: {', '.join(codes)}.", schema)
+    response["content"]["application/json"]["examples"] = {code: {"value": _example(code)} for code in codes}
+    if status in RETRY_AFTER:
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    return response
 
 
-def _models_operation() -> Schema:
+def _example(code: Code) -> Schema:
+    failure = Failure.of(VisionError(code, "What went wrong, and what to do."))
+    failure.error.request_id = "5f0c7a"
+    return failure.model_dump(mode="json")
+
+
+def _pages() -> dict[str, Schema]:
+    """The GET endpoints of ours."""
+    failed = _object(error=_ref("ErrorBody"))
+    runners = {"type": "object", "additionalProperties": {"enum": ["ready", "starting", "unreachable"]}}
+    readiness = _object(ready={"type": "boolean"}, runners=runners)
+    libraries = {"type": "object", "additionalProperties": {"type": "string"}}
+    version = _object(version={"type": "string"}, bento={"type": "string"}, libraries=libraries)
+    keys = {str(status): _error(status, failed) for status in (401, 403)}
+    cards = _object(models=_list_of(_ref("Card")))
     return {
-        "operationId": "models",
-        "summary": "Which models are served, from their cards.",
-        "tags": ["Service APIs"],
-        "responses": {"200": _json("One card a task.", _object(models=_list_of(_ref("Card"))))},
+        "/models": {
+            "operationId": "models",
+            "summary": "Which models are served, from their cards.",
+            "tags": ["Service APIs"],
+            "security": KEY,
+            "responses": {"200": _json("One card a task.", cards), **keys},
+        },
+        "/version": {
+            "operationId": "version",
+            "summary": "What runs here.",
+            "tags": ["Service APIs"],
+            "responses": {"200": _json("The service's version, the Bento's, the libraries'.", version)},
+        },
+        "/readyz": {
+            "operationId": "readyz",
+            "summary": "Whether it can answer now, and the state of each runner.",
+            "tags": ["Infrastructure"],
+            "responses": {"200": _json("It can.", readiness), "503": _error(503, {"allOf": [failed, readiness]})},
+        },
     }

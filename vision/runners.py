@@ -6,10 +6,9 @@ from typing import Any
 
 import bentoml
 import numpy as np
-from bentoml._internal.marshal import dispatcher
 from bentoml.models import BentoModel
 
-from vision import store
+from vision import logs, metrics, shutdown, store
 from vision.errors import VisionError
 from vision.schemas import OPTIONS, Failure, Item, Task
 from vision.settings import SETTINGS
@@ -18,10 +17,17 @@ MAX_BATCH_SIZE = 16
 
 log = logging.getLogger("bentoml.vision")
 
+TRACING: Any = (
+    {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": {"protocol": "http", "endpoint": SETTINGS.otlp_endpoint}}
+    if SETTINGS.otlp_endpoint
+    else {}
+)
+
 CONFIG: dict[str, Any] = {
     # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
     "resources": {"gpu": 0.33},
     "traffic": {"timeout": 120},
+    "tracing": TRACING,
     # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.
     "runner_connection": {"max_requests": 1_000_000_000, "max_age": 1e9},
     "logging": {"access": {"enabled": False}},
@@ -36,21 +42,6 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class PromptOptimizer(dispatcher.Optimizer):
-    """BentoML's estimate of how long a call should wait for company, kept at zero.
-
-    The estimate averages past waits, its own included: after a burst a lone call would wait as long as the burst's
-    calls had queued. Batches still form, of what arrives while one is being computed.
-    """
-
-    def trigger_refresh(self) -> None:
-        super().trigger_refresh()
-        self.wait = 0
-
-
-vars(dispatcher).update(Optimizer=PromptOptimizer)  # BentoML has no setting for it
-
-
 class Runner:
     """One model. Subclasses name its task and its place in the model store."""
 
@@ -58,6 +49,7 @@ class Runner:
     stored: BentoModel
 
     def __init__(self) -> None:
+        logs.configure()
         # torch is imported here and not above, since the public process imports this module too.
         from vision import models
 
@@ -75,16 +67,20 @@ class Runner:
         for size in (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
             self._models.predict_each(self._model, [grey] * size)
 
+    @bentoml.on_startup
+    def leave_last(self) -> None:
+        shutdown.leave_last()
+
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=60_000)
     def predict(self, items: list[Any]) -> list[Any]:
         """Items {pixels, size, options} (see schemas.Item) -> for each its result's fields, or `{"error": ...}`."""
         batch = [
             Item(item["pixels"], item["size"], OPTIONS[self.task].model_construct(**item["options"])) for item in items
         ]
-        return [
-            (Failure.of(result) if isinstance(result, VisionError) else result).model_dump()
-            for result in self._models.predict_each(self._model, batch)
-        ]
+        metrics.BATCH_IMAGES.labels(self.task).observe(len(batch))
+        with metrics.INFERENCE_SECONDS.labels(self.task).time():
+            results = self._models.predict_each(self._model, batch)
+        return [(Failure.of(result) if isinstance(result, VisionError) else result).model_dump() for result in results]
 
 
 @bentoml.service(name="classification", **CONFIG)

@@ -149,6 +149,7 @@ class ErrorBody(BaseModel):
     code: Code
     message: str
     retryable: bool = Field(description="Whether the same request may succeed when it is sent again.")
+    request_id: str | None = Field(None, description="Names the request in the logs, as the header X-Request-ID does.")
 
 
 class Failure(BaseModel):

@@ -2,14 +2,24 @@
 
 import os
 import sys
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vision.images import FORMATS, Format, Limits
 from vision.schemas import Task
 
 PREFIX = "VISION_"
+
+
+def _split_keys(value: Any) -> Any:
+    return dict(entry.strip().partition(":")[::2] for entry in value.split(",")) if isinstance(value, str) else value
+
+
+ApiKeys = Annotated[
+    dict[str, Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]], NoDecode, BeforeValidator(_split_keys)
+]
 
 
 class Settings(BaseSettings):
@@ -27,6 +37,30 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20_000_000, ge=1, description="Bytes of a picture.")
     max_request_bytes: int = Field(64_000_000, ge=1, description="Bytes of a request's body.")
     max_pixels: int = Field(75_000_000, ge=1, le=178_000_000, description="Width times height of a picture.")
+    max_side: int = Field(30_000, ge=1, description="Longer side of a picture in pixels.")
+    max_aspect: float = Field(100, ge=1, description="Longer side divided by the shorter.")
+    formats: list[Format] = Field(list(FORMATS), min_length=1, description="Formats that are decoded, a JSON list.")
+
+    max_in_flight: int = Field(64, ge=1, description="Requests in work at once; more are refused with 503.")
+    body_seconds: float = Field(30, gt=0, description="Within which a request's body must have arrived.")
+    request_seconds: float = Field(60, gt=0, description="From the whole body to the answer; then 504.")
+    drain_seconds: float = Field(
+        0, ge=0, description="From SIGTERM, when /readyz says no, until connections are refused."
+    )
+
+    api_keys: ApiKeys = Field(
+        {}, description="name:sha256 of each key, comma-separated; `python -m vision.keys` makes one."
+    )
+    key_requests_per_minute: int | None = Field(None, ge=1, description="Requests a key may send in a minute.")
+    key_in_flight: int | None = Field(None, ge=1, description="Requests a key may have in work at once.")
+    allow_anonymous: bool = Field(False, description="Serve without keys on an address that others can reach.")
+
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
+    otlp_endpoint: str | None = Field(None, description="Where traces go: an OTLP/HTTP address ending in /v1/traces.")
+
+    def limits(self) -> Limits:
+        """What a picture may be."""
+        return Limits(self.max_image_bytes, self.max_pixels, self.max_side, self.max_aspect, self.formats)
 
     def tag(self, task: Task) -> str:
         """The store tag of the model that serves a task."""

@@ -62,12 +62,14 @@ def pick_device(wanted: str) -> str:
 def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel | VisionError]:
     """Predict a batch so that a failure stays with the item that caused it.
 
-    A batch that raises is run again item by item; an item that raises alone has INFERENCE_FAILED in its place.
+    A batch that raises, out of memory for example, is halved and tried again; an item that raises alone has
+    INFERENCE_FAILED in its place.
     """
     try:
         return list(model.predict(items))
     except Exception:
         log.exception("%s failed on a batch of %d", model.card.name, len(items))
-        if len(items) == 1:
-            return [VisionError(Code.INFERENCE_FAILED, f"{model.card.name} failed on this picture.")]
-        return [result for item in items for result in predict_each(model, [item])]
+    if len(items) == 1:
+        return [VisionError(Code.INFERENCE_FAILED, f"{model.card.name} failed on this picture.")]
+    middle = len(items) // 2
+    return predict_each(model, items[:middle]) + predict_each(model, items[middle:])
