@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import resource
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -25,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, shutdown, store
+from vision import http, images, logs, metrics, shutdown, store, wire
 from vision.coalesce import Coalescer
 from vision.door import Door
 from vision.errors import Code, VisionError
@@ -61,6 +62,7 @@ class VisionService(DocumentedService):
     """A BentoML Service that stands behind our door."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        wire.install()
         self.inject_config()
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # its timeout goes on with the work and swallows exceptions; the door keeps time
@@ -124,6 +126,8 @@ class Vision:
     def check() -> None:
         """Run once, before any process is started: refuse to start with what cannot go well."""
         shutdown.keep_sockets_until_the_end()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand slow clients are a thousand files
         os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, BentoML would not replace a runner that died
         _check_address()
         for task in TASKS:
@@ -141,7 +145,9 @@ class Vision:
         self._warming = asyncio.create_task(self._warm_up())
 
     async def readiness(self) -> dict[Task, str]:
-        """Say of each runner whether it is ready, starting or unreachable."""
+        """Say of each runner whether it is ready, starting, unreachable, or stopping with the service."""
+        if shutdown.DRAINING.is_set():
+            return dict.fromkeys(TASKS, "stopping")
         alive = await asyncio.gather(*map(self._is_alive, TASKS))
         return {
             task: "unreachable" if not one else "ready" if self._warm else "starting"
@@ -269,8 +275,7 @@ async def list_models(_: Request) -> JSONResponse:
 async def ready(_: Request) -> JSONResponse:
     """GET /readyz: 200 when every runner is warm and answers, and the service is not about to end."""
     runners = await bentoml.get_current_service().readiness()
-    is_ready = all(state == "ready" for state in runners.values()) and not shutdown.DRAINING.is_set()
-    return http.readiness(is_ready, dict(runners))
+    return http.readiness(all(state == "ready" for state in runners.values()), dict(runners))
 
 
 async def version(_: Request) -> JSONResponse:

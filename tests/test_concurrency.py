@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import PHOTOS
+from tests.conftest import PHOTOS, assert_same
 
 Request = tuple[str, str, dict[str, Any]]
 """Endpoint, photograph, options."""
@@ -50,27 +50,6 @@ def concurrent(url: str, concurrency: int, requests: list[Request]) -> list[http
             return await gather(concurrency, [send(client, request) for request in requests])
 
     return asyncio.run(run())
-
-
-def assert_same(answer: Any, alone: Any, min_score: float) -> None:
-    """Equal but for 1e-3 in scores and pixels; an object whose score lies at min_score may come or go."""
-    if isinstance(alone, dict):
-        assert answer.keys() == alone.keys()
-        for name in alone.keys() - {"ms"}:
-            if name == "objects":
-                answer[name], alone[name] = (
-                    [found for found in objects if found["score"] > min_score + 1e-3]
-                    for objects in (answer[name], alone[name])
-                )
-            assert_same(answer[name], alone[name], min_score)
-    elif isinstance(alone, list):
-        assert len(answer) == len(alone)
-        for one, other in zip(answer, alone, strict=True):
-            assert_same(one, other, min_score)
-    elif isinstance(alone, float):
-        assert answer == pytest.approx(alone, abs=2e-3)
-    else:
-        assert answer == alone
 
 
 def test_a_thousand_requests_from_32_clients_get_the_answers_they_get_alone(server: str) -> None:

@@ -44,5 +44,9 @@ def test_both_body_forms_and_every_error_are_described(document: dict[str, Any])
     for endpoint in ("/classify", "/caption", "/detect", "/analyze"):
         operation = document["paths"][endpoint]["post"]
         assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
-        assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "500", "503"}
+        statuses = "200 400 401 403 408 413 415 422 429 500 503 504".split()
+        assert list(operation["responses"]) == statuses
+        for status in statuses[1:]:
+            examples = operation["responses"][status]["content"]["application/json"]["examples"]
+            assert all(examples[code]["value"]["error"]["code"] == code for code in examples)
     assert "get" in document["paths"]["/models"]

@@ -8,8 +8,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from tests.conftest import PHOTOS, encoded
+
+register_heif_opener()
 
 Transpose = Image.Transpose
 # How a picture must be stored so that EXIF orientation N shows it upright: the inverse of what N asks a viewer to do.
@@ -119,12 +122,35 @@ def test_the_first_frame_of_an_animation(client: httpx.Client, photo: Image.Imag
     assert animated == still
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 3), (2, 700)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (100, 1), (3, 3), (7, 700)])
 def test_odd_sizes_get_an_answer(client: httpx.Client, size: tuple[int, int]) -> None:
     [result] = analyze(client, encoded(Image.new("RGB", size, "teal")))
     assert result["size"] == {"width": size[0], "height": size[1]}
     for feature in ("classification", "captioning", "detection"):
         assert "error" not in result[feature]
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (30_001, 301)])
+def test_a_sliver_is_refused(client: httpx.Client, size: tuple[int, int]) -> None:
+    response = client.post("/classify", files={"images": encoded(Image.new("1", size))})
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "bad_dimensions")
+
+
+def test_a_heic_from_a_phone_is_seen_upright(client: httpx.Client, photo: Image.Image) -> None:
+    """A turned picture whose EXIF says so, as phones write it; the starter sees what it sees in the JPEG."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(photo.transpose(Image.Transpose.ROTATE_90), "HEIF", quality=95, exif=exif.tobytes())
+    upright, as_heic = analyze(client, encoded(photo), turned)
+    assert as_heic["size"] == upright["size"]
+    assert_alike(as_heic, upright, tolerance=0.1)
+
+
+def test_a_heic_cut_short_or_too_large_is_refused(client: httpx.Client, photo: Image.Image) -> None:
+    whole = encoded(photo, "HEIF")
+    for end in (12, 100, len(whole) // 2, len(whole) - 100):
+        response = client.post("/classify", files={"images": whole[:end]})
+        assert (response.status_code, response.json()["error"]["code"]) == (422, "undecodable_image"), end
 
 
 def test_a_large_photograph_has_boxes_in_its_own_pixels(client: httpx.Client, photo: Image.Image) -> None:
@@ -159,7 +185,12 @@ def test_odd_files_of_the_corpora_never_break_the_server(client: httpx.Client, s
         response = client.post("/analyze", files={"images": file.read_bytes()}, timeout=10)
         assert response.status_code < 500, (file.name, response.text)
         if response.status_code != 200:
-            assert response.json()["error"]["code"] in ("unsupported_format", "undecodable_image", "too_many_pixels")
+            assert response.json()["error"]["code"] in (
+                "unsupported_format",
+                "undecodable_image",
+                "too_many_pixels",
+                "bad_dimensions",
+            )
     assert client.get("/readyz").status_code == 200
     [result] = analyze(client, PHOTOS["bus"].read_bytes())
     assert result["classification"]["labels"][0]["label"] == "minibus"

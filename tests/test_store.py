@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import OFFLINE, PHOTOS, ROOT, SERVE, free_port, serve
+from tests.conftest import OFFLINE, PHOTOS, ROOT, SERVE, another, free_port, serve
 from vision import store
 from vision.schemas import Card
 
@@ -33,6 +33,23 @@ def test_saving_again_changes_nothing(home: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert len(again.stdout.split()) == 3
     assert files() == before
+
+
+def test_saving_again_mends_a_damaged_model_and_renews_its_card(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = another(home, tmp_path_factory)
+    [weights] = (place / "models" / "nanodet-g").glob("*/model.safetensors")
+    data = weights.read_bytes()
+    weights.unlink()  # a hard link to the session's own
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    [card] = (place / "models" / "efficientnet-lite0").glob("*/card.json")
+    text = card.read_text()
+    card.unlink()
+    card.write_text(text.replace("EfficientNet", "EfficientNot"))
+    assert python("-m", "train_and_save", "starter", BENTOML_HOME=str(place)).returncode == 0
+    assert weights.read_bytes() == data
+    assert card.read_text() == text
 
 
 def test_saved_models_are_safetensors_with_verified_cards(home: Path) -> None:

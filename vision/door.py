@@ -225,7 +225,7 @@ class Visit:
         route = self.route or "unknown"
         metrics.REQUESTS.labels(route, str(self.status)).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(seconds)
-        if route in QUIET and self.status < 400:
+        if route in QUIET:
             return
         ms = round(seconds * 1000, 1)
         log.info(

@@ -81,6 +81,7 @@ class VisionError(Exception):
     """
 
     def __init__(self, code: Code, message: str) -> None:
+        message = message.encode(errors="backslashreplace").decode()  # what a client sent may hold lone surrogates
         super().__init__(message)
         self.code = code
         self.message = message

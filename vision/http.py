@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 from bentoml import IODescriptor
 from pydantic import Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -22,6 +23,9 @@ from vision.schemas import AnalyzeOptions, CaptionOptions, ClassifyOptions, Dete
 from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
+
+MAX_COMMAS = 1_000
+"""In a JSON body. base64 has none, so this bounds the values: millions of them would fill the memory."""
 
 ERROR_CODE = "x-error-code"
 """Header of every error answer of ours; the Door replaces those without it."""
@@ -107,6 +111,9 @@ class InMemoryParser(MultiPartParser):
 
 
 async def _read_form(request: Request) -> tuple[list[bytes | VisionError], dict[str, Any]]:
+    _, parameters = parse_options_header(request.headers["content-type"])
+    if parameters.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise VisionError(Code.MALFORMED_REQUEST, "Forms are read as UTF-8; send no other charset.")
     try:
         form = await InMemoryParser(request.headers, request.stream()).parse()
     except MultiPartException as error:
@@ -130,7 +137,7 @@ def _option(name: str, parts: Sequence[UploadFile | str]) -> Any:
     if len(values) == 1 and (values[0] == "null" or values[0].startswith("[")):
         try:
             return json.loads(values[0])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise VisionError(Code.INVALID_OPTION, f"{name} begins like JSON but is none.") from error
     if name in LIST_OPTIONS:
         return values
@@ -140,6 +147,8 @@ def _option(name: str, parts: Sequence[UploadFile | str]) -> Any:
 
 
 def _read_json(body: bytes) -> tuple[list[bytes | VisionError], dict[str, Any]]:
+    if body.count(b",") > MAX_COMMAS:
+        raise VisionError(Code.MALFORMED_REQUEST, f"The JSON has more than {MAX_COMMAS:,} values.")
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -168,10 +177,10 @@ def _validate(options: type[Options], fields: dict[str, Any]) -> Options:
     except ValidationError as error:
         known = ", ".join(["images", *options.model_fields])
         problems = [
-            f"unknown option {problem['loc'][0]!r}, known are {known}"
+            f"unknown option {str(problem['loc'][0])[:50]!r}, known are {known}"
             if problem["type"] == "extra_forbidden"
             else f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
+            for problem in error.errors(include_url=False, include_input=False)[:5]
         ]
         raise VisionError(Code.INVALID_OPTION, "; ".join(problems)) from error
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -20,6 +21,14 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 MAX_SIDE = 1280
 """Long side in pixels of what a model is shown: the cost of a call to a runner grows with its pixels."""
+
+MAX_SCANS, MAX_SEGMENTS, MAX_FILL = 100, 2_000, 65_536
+"""Of a JPEG: progressive ones have some ten scans; a segment holds up to 64 kB; fill is bytes between segments."""
+
+MAX_RUN_LENGTH_PIXELS = 2_000_000
+
+# A JPEG's markers, but for those without a length; in pixel data a stuffed zero follows each 0xff.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 # The first bytes of the formats above: tells a broken picture from a file of another kind.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF87a", b"GIF89a", b"BM")
@@ -57,8 +66,11 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
             Code.IMAGE_TOO_LARGE,
             f"The picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. Send a smaller one.",
         )
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
     image = _open(data, limits.formats)
     _check_size(image.size, limits)
+    _check_run_lengths(image)
     try:
         image.load()
         return _to_rgb(_orient(image))
@@ -90,6 +102,27 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
             Code.BAD_DIMENSIONS,
             f"The picture is {width} x {height}; no side may be longer than {limits.max_side:,} pixels "
             f"or than {limits.max_aspect:g} times the other.",
+        )
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse a JPEG whose few bytes take minutes: a scan is a pass over all pixels, a segment is read in Python."""
+    scans = segments = 0
+    at = 2
+    while (marker := _MARKER.search(data, at)) and data[marker.end() - 1] != 0xD9:
+        scans += data[marker.end() - 1] == 0xDA
+        segments += 1
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS or (not scans and marker.start() - at > MAX_FILL):
+            raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has more scans or segments than any camera writes.")
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+
+
+def _check_run_lengths(image: Image.Image) -> None:
+    """Refuse a large BMP with run lengths, which Pillow decodes in Python."""
+    run_lengths = image.format == "BMP" and image.info.get("compression") in (1, 2)
+    if run_lengths and image.width * image.height > MAX_RUN_LENGTH_PIXELS:
+        raise VisionError(
+            Code.TOO_MANY_PIXELS, f"A run-length BMP may have {MAX_RUN_LENGTH_PIXELS:,} pixels; send a PNG or JPEG."
         )
 
 

@@ -145,7 +145,7 @@ def _example(code: Code) -> Schema:
 def _pages() -> dict[str, Schema]:
     """The GET endpoints of ours."""
     failed = _object(error=_ref("ErrorBody"))
-    runners = {"type": "object", "additionalProperties": {"enum": ["ready", "starting", "unreachable"]}}
+    runners = {"type": "object", "additionalProperties": {"enum": ["ready", "starting", "unreachable", "stopping"]}}
     readiness = _object(ready={"type": "boolean"}, runners=runners)
     libraries = {"type": "object", "additionalProperties": {"type": "string"}}
     version = _object(version={"type": "string"}, bento={"type": "string"}, libraries=libraries)

@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import signal
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -16,6 +18,9 @@ from types import FrameType
 from typing import IO, Any
 
 from bentoml._internal.utils import circus
+
+UVICORN_STOPS = 0.5
+"""Seconds within which uvicorn has stopped accepting: it looks for its signal every 0.1 s."""
 
 DRAINING = Event()
 """Set in the public process from SIGTERM on."""
@@ -33,15 +38,18 @@ def keep_sockets_until_the_end() -> None:
 
 
 def drain_first(seconds: float) -> IO[str]:
-    """In the public process: on SIGTERM say not ready, and stop taking connections `seconds` later.
+    """In the public process: on SIGTERM say not ready, and refuse connections `seconds` later.
 
     Returns the file whose lock tells the runners that this process lives; it must stay open.
     """
     loop = asyncio.get_running_loop()
+    listener = socket.socket(fileno=os.dup(int(sys.argv[sys.argv.index("--fd") + 1])))
 
     def drain(stop: Callable[[], None]) -> None:
         DRAINING.set()
         loop.call_soon_threadsafe(loop.call_later, seconds, stop)
+        # The other processes hold the listening socket too: unless it is shut for all, who connects now would hang.
+        loop.call_soon_threadsafe(loop.call_later, seconds + UVICORN_STOPS, listener.shutdown, socket.SHUT_RDWR)
 
     _on_sigterm(drain)
     alive = _lock_file().open("w")
@@ -76,5 +84,5 @@ def _on_sigterm(then: Callable[[Callable[[], None]], None]) -> None:
 def _lock_file() -> Path:
     """A file beside the runners' sockets."""
     runners: dict[str, str] = json.loads(os.environ["BENTOML_RUNNER_MAP"])
-    socket = next(url for url in runners.values() if url.startswith("file://"))
-    return Path(socket.removeprefix("file://")).parent / "public.lock"
+    url = next(url for url in runners.values() if url.startswith("file://"))
+    return Path(url.removeprefix("file://")).parent / "public.lock"

@@ -19,14 +19,20 @@ def version(*folders: Path) -> str:
 
 
 def save(folder: Path, card: Card, version: str) -> str:
-    """Copy a folder's files into the store as `<card.name>:<version>` and return that tag; already there, it stays."""
+    """Copy a folder's files into the store as `<card.name>:<version>` and return that tag.
+
+    Where the store has them already, whole and with the same card, nothing is written.
+    """
     tag = f"{card.name}:{version}"
-    if not has(tag):
-        card = card.model_copy(update={"version": version, "sha256": _digests(folder)})
-        with bentoml.models.create(tag, labels={"task": card.task, "licence": card.licence}) as model:
-            for name in card.sha256:
-                shutil.copyfile(folder / name, model.path_of(name))
-            Path(model.path_of(CARD)).write_text(card.model_dump_json(indent=2))
+    card = card.model_copy(update={"version": version, "sha256": _digests(folder)})
+    if has(tag):
+        if _is_whole(tag, card):
+            return tag
+        remove(tag)
+    with bentoml.models.create(tag, labels={"task": card.task, "licence": card.licence}) as model:
+        for name in card.sha256:
+            shutil.copyfile(folder / name, model.path_of(name))
+        Path(model.path_of(CARD)).write_text(card.model_dump_json(indent=2))
     return tag
 
 
@@ -82,6 +88,13 @@ def verify(folder: Path) -> Card:
                 f"{card.name}:{card.version} is damaged: {name} differs from its card. Save the model again."
             )
     return card
+
+
+def _is_whole(tag: str, card: Card) -> bool:
+    try:
+        return verify(folder(tag)) == card
+    except (ValueError, OSError):
+        return False
 
 
 def _digests(folder: Path) -> dict[str, str]:
