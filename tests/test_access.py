@@ -103,7 +103,7 @@ def test_every_live_key_opens_and_nothing_else_does(guarded: Served) -> None:
     for headers, status, code in (
         ({}, 401, "missing_key"),
         ({"authorization": "Basic eDp5"}, 401, "missing_key"),
-        ({"authorization": "Bearer "}, 401, "missing_key"),
+        ({"authorization": "Bearer"}, 401, "missing_key"),
         ({"authorization": f"Bearer {KEYS['search']}x"}, 403, "unknown_key"),
         ({"authorization": f"Bearer {ENTRIES.split(':')[1][:64]}"}, 403, "unknown_key"),
     ):

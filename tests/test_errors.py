@@ -2,10 +2,12 @@
 
 import base64
 import http.server
+import pickle
 import struct
 import threading
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -181,6 +183,30 @@ def test_an_address_is_never_fetched(client: httpx.Client) -> None:
         bait.shutdown()
     assert [r.status_code for r in (as_json, as_field, as_form)] == [400, 400, 415]
     assert not fetched.is_set()
+
+
+class Marker:
+    """Unpickled anywhere, it leaves a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_is_never_opened(client: httpx.Client, tmp_path: Path) -> None:
+    marker = tmp_path / "opened"
+    body = pickle.dumps([Marker(marker)])
+    for path in ("/classify", "/analyze", "/models", "/readyz"):
+        for media_type in ("application/vnd.bentoml+pickle", "application/octet-stream", "application/json"):
+            answer = client.post(path, content=body, headers={"content-type": media_type, "payload-container": "x"})
+            assert answer.status_code in (400, 405, 415)
+    answer = client.post("/classify", files={"images": ("x.pkl", body, "application/vnd.bentoml+pickle")})
+    assert answer.json()["error"]["code"] == "unsupported_format"
+    assert not marker.exists()
+    pickle.loads(body)  # noqa: S301
+    assert marker.exists()
 
 
 def test_a_url_and_a_picture_in_one_request_part_ways(client: httpx.Client) -> None:

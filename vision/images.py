@@ -115,6 +115,8 @@ def _check_jpeg(data: bytes) -> None:
         if scans > MAX_SCANS or segments > MAX_SEGMENTS or (not scans and marker.start() - at > MAX_FILL):
             raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has more scans or segments than any camera writes.")
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    if not scans:
+        raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has no pixels; send it again in full.")
 
 
 def _check_run_lengths(image: Image.Image) -> None:

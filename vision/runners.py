@@ -57,14 +57,14 @@ class Runner:
         device = models.pick_device(SETTINGS.device)
         folder = Path(self.stored.path)
         self._model = models.load(folder, store.verify(folder), device)
-        self._warm_up()
+        self._warm_up(device)
         why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
         log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, device: str) -> None:
         """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
         grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
-        for size in (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
+        for size in (1, 2) if device == "cpu" else (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
             self._models.predict_each(self._model, [grey] * size)
 
     @bentoml.on_startup

@@ -81,7 +81,9 @@ def _load() -> Settings:
         return Settings()
     except ValidationError as error:
         problem = error.errors()[0]
-        sys.exit(f"{PREFIX}{str(problem['loc'][0]).upper()}={problem['input']}: {problem['msg']}.")
+        name = str(problem["loc"][0])
+        value = "" if name == "api_keys" else f"={problem['input']}"  # somebody may have put the key itself there
+        sys.exit(f"{PREFIX}{name.upper()}{value}: {problem['msg']}.")
 
 
 SETTINGS = _load()
