@@ -108,6 +108,10 @@ async def _read(request: Request) -> tuple[list[bytes | VisionError], dict[str, 
 
 class InMemoryParser(MultiPartParser):
     spool_max_size = 2**31  # people's photos do not touch the disk
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 async def _read_form(request: Request) -> tuple[list[bytes | VisionError], dict[str, Any]]:
@@ -115,9 +119,12 @@ async def _read_form(request: Request) -> tuple[list[bytes | VisionError], dict[
     if parameters.get(b"charset", b"utf-8").lower() != b"utf-8":
         raise VisionError(Code.MALFORMED_REQUEST, "Forms are read as UTF-8; send no other charset.")
     try:
-        form = await InMemoryParser(request.headers, request.stream()).parse()
+        parser = InMemoryParser(request.headers, request.stream())
+        form = await parser.parse()
     except MultiPartException as error:
         raise VisionError(Code.MALFORMED_REQUEST, f"The multipart body cannot be read: {error.message}") from error
+    if not parser.ended:  # the part that was cut would be missing silently
+        raise VisionError(Code.MALFORMED_REQUEST, "The multipart body ends early: its final boundary is missing.")
     images = [await _file(part) for part in form.getlist("images")]
     fields = {name: _option(name, form.getlist(name)) for name in form if name != "images"}
     return images, {name: value for name, value in fields.items() if value is not None}

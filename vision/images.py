@@ -3,7 +3,9 @@
 import io
 import logging
 import re
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,6 +28,11 @@ MAX_SCANS, MAX_SEGMENTS, MAX_FILL = 100, 2_000, 65_536
 """Of a JPEG: progressive ones have some ten scans; a segment holds up to 64 kB; fill is bytes between segments."""
 
 MAX_RUN_LENGTH_PIXELS = 2_000_000
+
+LARGE_PIXELS = 25_000_000
+"""Larger pictures are decoded one at a time: 75 megapixels may take a gigabyte meanwhile."""
+
+_LARGE = threading.Lock()
 
 # A JPEG's markers, but for those without a length; in pixel data a stuffed zero follows each 0xff.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -72,8 +79,9 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     _check_size(image.size, limits)
     _check_run_lengths(image)
     try:
-        image.load()
-        return _to_rgb(_orient(image))
+        with _LARGE if image.width * image.height > LARGE_PIXELS else nullcontext():
+            image.load()
+            return _to_rgb(_orient(image))
     except Exception as error:
         # Decoders raise nearly every type for broken input; each is the picture's failure, not ours.
         log.info("undecodable %s: %s", image.format, type(error).__name__)
@@ -148,11 +156,11 @@ def _open(data: bytes, formats: Sequence[Format]) -> Image.Image:
 
 def _orient(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:
         # A picture with a broken EXIF block is shown unrotated by browsers, too.
         log.info("unreadable EXIF: %s", type(error).__name__)
-        return image
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
