@@ -2,13 +2,17 @@
 PORT ?= 3000
 MODELS ?= starter
 PYTHON ?= python3
+BENTOFILE ?= bentofile.yaml
+BACKEND ?= docker
+IMAGE ?= vision:latest
+MINUTES ?= 30
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-hub train lint lock
+.PHONY: help serve bento image image-cpu test test-hub test-image test-proxy fuzz soak train lint lock sbom
 
 help:  ## list the words
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000)
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
@@ -17,11 +21,35 @@ serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), s
 	@echo
 	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
+bento: .venv/serve.stamp  ## build the Bento: code, models and locked dependencies (MODELS=starter or hub)
+	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
+	@env BENTOML_DO_NOT_TRACK=True $$(grep '^VISION_' .venv/models.out) $$(env | grep '^VISION_[A-Z]*_MODEL=') $(BIN)/bentoml build -f $(BENTOFILE)
+
+image:  ## put the Bento into a container image, vision:latest (BACKEND=docker, podman or buildah)
+	@$(BACKEND) info > /dev/null 2>&1 || { echo "$(BACKEND) does not answer: install or start it, or name another, as in BACKEND=podman." >&2; exit 1; }
+	@$(MAKE) --no-print-directory bento
+	@BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml containerize vision:latest --backend $(BACKEND) -t $(IMAGE)
+
+image-cpu:  ## the same for machines without a GPU, a third as large: vision:cpu
+	@$(MAKE) --no-print-directory image BENTOFILE=deploy/image/bentofile-cpu.yaml IMAGE=vision:cpu
+
 test: .venv/dev.stamp lint  ## lint, types and every test
 	$(BIN)/pytest
 
 test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals
 	FULL=1 $(BIN)/pytest tests/test_hub.py
+
+test-image: .venv/dev.stamp  ## build the images with buildah and ask them about photographs (Debian, as root)
+	$(BIN)/pytest -s tests/containerize/image.py
+
+test-proxy: .venv/dev.stamp  ## two replicas behind the proxy: one killed, drained, rolled to another model, under load
+	$(BIN)/pytest tests/proxy/proof.py
+
+fuzz: .venv/dev.stamp  ## 20,000 broken pictures, 2,000 generated requests, bombs: what is answered, and what it costs
+	$(BIN)/python -m tests.fuzz
+
+soak: .venv/dev.stamp  ## mixed load for MINUTES=30, five in a hundred inputs bad: what grows, leaks or dies
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: .venv/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check
@@ -35,6 +63,15 @@ lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
+
+sbom: .venv/audit.stamp  ## what the image installs: an SBOM (CycloneDX, build/sbom.json) and the licences (LICENCES.md)
+	@$(BIN)/uv venv --quiet --clear --python 3.11 .venv/image
+	@$(BIN)/uv pip install --quiet --python .venv/image/bin/python --require-hashes --no-deps -r requirements.lock
+	@mkdir -p build
+	.venv/audit/bin/cyclonedx-py environment --output-reproducible --output-format JSON --output-file build/sbom.json .venv/image
+	@printf '# Licences of what the image installs\n\nAs the packages tell it; `make sbom` writes this file.\n\n' > LICENCES.md
+	.venv/audit/bin/pip-licenses --python .venv/image/bin/python --with-system --from mixed --format markdown --with-urls --order license | sed -E 's/ +/ /g; /^\|-/s/-+/-/g' >> LICENCES.md
+	@rm -r .venv/image
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps
 COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --override overrides.txt
@@ -57,3 +94,8 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 .venv/dev.stamp: requirements-dev.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements-dev.lock
 	touch .venv/serve.stamp .venv/train.stamp $@
+
+.venv/audit.stamp: requirements-audit.lock | .venv/uv.stamp
+	$(BIN)/uv venv --quiet --clear .venv/audit
+	$(BIN)/uv pip install --quiet --python .venv/audit/bin/python --require-hashes --no-deps -r requirements-audit.lock
+	touch $@

@@ -135,7 +135,7 @@ def vit(out: Path, full: bool) -> None:
     torch.manual_seed(1)
     config = ViTConfig(num_hidden_layers=12 if full else 2, id2label=LABELS)
     model = ViTForImageClassification(config)
-    _spread(model.classifier, 0.5)
+    _spread(model.classifier, 0.15)
     _save(out, model, ViTImageProcessor(do_resize=True, size={"height": 224, "width": 224}))
 
 
@@ -143,7 +143,7 @@ def resnet(out: Path, full: bool) -> None:
     torch.manual_seed(2)
     config = ResNetConfig(depths=[3, 4, 6, 3] if full else [1, 1, 1, 1], id2label=LABELS)
     model = ResNetForImageClassification(config)
-    _spread(model.classifier, 0.5)
+    _spread(model.classifier, 0.03)
     _calibrate(model, 224)
     _save(out, model, ConvNextImageProcessor(size={"shortest_edge": 224}, crop_pct=0.875, resample=3))
 

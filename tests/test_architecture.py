@@ -26,6 +26,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/store.py": ("starlette", "torch", "vision.http", "vision.models", "service"),
     "vision/http.py": ("torch", "transformers", "vision.models", "vision.runners", "vision.store", "service"),
     "vision/door.py": ("torch", "vision.images", "vision.models", "vision.runners", "vision.store", "service"),
+    "vision/wire.py": ("bentoml", "torch", "vision.http", "vision.door", "vision.runners", "service"),
     "vision/keys.py": ("bentoml", "starlette", "vision.http", "service"),
     "vision/coalesce.py": ("bentoml", "starlette", "torch", "vision.http", "vision.runners", "service"),
     "vision/openapi.py": ("torch", "transformers", "vision.models", "vision.runners", "service"),

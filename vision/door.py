@@ -27,7 +27,7 @@ MEDIA_TYPES = ("multipart/form-data", "application/json")
 MAX_BUFFERED = 16 * SETTINGS.max_request_bytes
 """Bytes of bodies held at once; more would let slow clients fill the memory."""
 
-LINGER_SECONDS = 2
+LINGER_SECONDS = 5
 """How long a refused body is read and thrown away, as nginx does: closed at once, the answer would be lost."""
 
 CLIENT_GONE = 499  # nginx's number, in logs and metrics only

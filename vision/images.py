@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vision.errors import Code, VisionError
 from vision.schemas import Pixels
 
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are ours
 register_heif_opener()  # what phones send, into Pillow
 
 Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]

@@ -14,6 +14,9 @@ from vision.settings import SETTINGS
 MAX_OVERHEAD = 1_000_000
 """Bytes of a request that are no body: head, chunk lines, trailers. httptools takes any number, copying each time."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays, as in nginx: who waits less than the client loses requests sent at that moment."""
+
 
 def install() -> None:
     """Let the uvicorn that BentoML starts in this process speak this protocol."""
@@ -28,6 +31,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.timeout_keep_alive = KEEP_ALIVE_SECONDS
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
