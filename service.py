@@ -1,10 +1,8 @@
 """The public Service: pictures in, content out. `bentoml serve` runs it; README.md shows how to call it."""
 
 import asyncio
-import ipaddress
 import logging
 import os
-import resource
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -14,11 +12,10 @@ from typing import Any
 
 import aiohttp
 import bentoml
-import click
 import numpy as np
 from _bentoml_impl.server.app import ServiceAppFactory
 from bentoml._internal.context import server_context
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.exceptions import BentoMLException
 from opentelemetry import trace
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -26,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, shutdown, store, wire
+from vision import http, images, logs, metrics, preflight, shutdown, store, wire
 from vision.coalesce import Coalescer
 from vision.door import Door
 from vision.errors import Code, VisionError
@@ -124,20 +121,10 @@ class Vision:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Run once, before any process is started: refuse to start with what cannot go well."""
+        """Run once, before any process is started."""
         shutdown.keep_sockets_until_the_end()
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand slow clients are a thousand files
         os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, BentoML would not replace a runner that died
-        _check_address()
-        for task in TASKS:
-            try:
-                store.verify(store.folder(SETTINGS.tag(task)))
-            except NotFound as error:
-                way_out = "`python -m train_and_save starter` saves the starters."
-                raise BentoMLException(f"The store has no {SETTINGS.tag(task)}. {way_out}") from error
-            except ValueError as error:
-                raise BentoMLException(str(error)) from error
+        preflight.check()
 
     @bentoml.on_startup
     async def start_warming(self) -> None:
@@ -254,17 +241,6 @@ def _tell(task: Task, result: dict[str, Any]) -> None:
         models = http.FACTS.get().models
         if model not in models:
             models.append(model)
-
-
-def _check_address() -> None:
-    """Refuse an address that others can reach, without keys: who starts such a service must say so."""
-    context = click.get_current_context(silent=True)
-    host = context.params.get("host") if context else None
-    if host and not ipaddress.ip_address(host).is_loopback and not SETTINGS.api_keys and not SETTINGS.allow_anonymous:
-        raise BentoMLException(
-            f"Serving on {host} lets others in: set VISION_API_KEYS (`python -m vision.keys NAME` makes a key), "
-            "or VISION_ALLOW_ANONYMOUS=true when something else keeps them out."
-        )
 
 
 async def list_models(_: Request) -> JSONResponse:
