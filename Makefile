@@ -63,6 +63,8 @@ lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
+	$(BIN)/uv pip compile $(COMPILE) requirements-audit.in -o requirements-audit.lock
+	$(BIN)/python deploy/image/cpu_lock.py < requirements.lock > requirements-cpu.lock
 
 sbom: .venv/audit.stamp  ## what the image installs: an SBOM (CycloneDX, build/sbom.json) and the licences (LICENCES.md)
 	@$(BIN)/uv venv --quiet --clear --python 3.11 .venv/image
@@ -79,7 +81,7 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 # uv comes from the lock by pip; the lock is complete, so nothing is resolved again.
 .venv/uv.stamp:
 	$(PYTHON) -m venv .venv
-	sed -n '/^uv==/,/^    # via/p' requirements.lock > .venv/uv.lock
+	sed -n '/^uv==/,/^    # via/p' requirements-dev.lock > .venv/uv.lock
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r .venv/uv.lock
 	touch $@
 

@@ -74,6 +74,8 @@ class VisionService(DocumentedService):
     http={"host": "127.0.0.1"},
     logging={"access": {"enabled": False}},  # the door writes a line for each request
     tracing=TRACING,
+    # "none" is no distro that BentoML knows: for one it would install compilers into the image.
+    image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="none"),
     runner_probe={"enabled": False},  # /readyz asks the runners; BentoML's own probe can raise
 )
 class Vision:

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 import click
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.exceptions import BentoMLException
 
 from vision import store
 from vision.schemas import TASKS
@@ -62,8 +62,5 @@ def _check_models() -> None:
     for task in TASKS:
         try:
             store.verify(store.folder(SETTINGS.tag(task)))
-        except NotFound as error:
-            way_out = "`python -m train_and_save starter` saves the starters."
-            raise BentoMLException(f"The store has no {SETTINGS.tag(task)}. {way_out}") from error
         except ValueError as error:
             raise BentoMLException(str(error)) from error

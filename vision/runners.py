@@ -6,6 +6,7 @@ from typing import Any
 
 import bentoml
 import numpy as np
+from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
 
 from vision import logs, metrics, shutdown, store
@@ -42,11 +43,19 @@ CONFIG: dict[str, Any] = {
 }
 
 
+class StoredModel(BentoModel):
+    """A model of the store. One that is missing ends `bentoml build`; BentoML would look for it in a cloud."""
+
+    def to_info(self, alias: str | None = None) -> BentoModelInfo:
+        store.folder(str(self.tag))
+        return super().to_info(alias)
+
+
 class Runner:
     """One model. Subclasses name its task and its place in the model store."""
 
     task: Task
-    stored: BentoModel
+    stored: StoredModel
 
     def __init__(self) -> None:
         logs.configure()
@@ -86,16 +95,16 @@ class Runner:
 @bentoml.service(name="classification", **CONFIG)
 class ClassificationRunner(Runner):
     task: Task = "classification"
-    stored = BentoModel(SETTINGS.classification_model)
+    stored = StoredModel(SETTINGS.classification_model)
 
 
 @bentoml.service(name="captioning", **CONFIG)
 class CaptioningRunner(Runner):
     task: Task = "captioning"
-    stored = BentoModel(SETTINGS.captioning_model)
+    stored = StoredModel(SETTINGS.captioning_model)
 
 
 @bentoml.service(name="detection", **CONFIG)
 class DetectionRunner(Runner):
     task: Task = "detection"
-    stored = BentoModel(SETTINGS.detection_model)
+    stored = StoredModel(SETTINGS.detection_model)

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -11,6 +13,18 @@ from vision.images import FORMATS, Format, Limits
 from vision.schemas import Task
 
 PREFIX = "VISION_"
+
+
+def _models() -> dict[str, str]:
+    """The starters by task; in a Bento the name:version that each task was built with, from its bento.yaml."""
+    bento = Path(__file__).parents[2] / "bento.yaml"
+    if not bento.is_file():
+        return {"classification": "efficientnet-lite0", "captioning": "flickr8k-captioner", "detection": "nanodet-g"}
+    services = yaml.load(bento.read_text(), yaml.CSafeLoader)["services"]
+    return {service["name"]: model["tag"] for service in services for model in service["models"]}
+
+
+MODELS = _models()
 
 
 def _split_keys(value: Any) -> Any:
@@ -27,9 +41,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    classification_model: str = Field("efficientnet-lite0", description="Store tag, name or name:version.")
-    captioning_model: str = Field("flickr8k-captioner", description="Store tag, name or name:version.")
-    detection_model: str = Field("nanodet-g", description="Store tag, name or name:version.")
+    classification_model: str = Field(MODELS["classification"], description="Store tag, name or name:version.")
+    captioning_model: str = Field(MODELS["captioning"], description="Store tag, name or name:version.")
+    detection_model: str = Field(MODELS["detection"], description="Store tag, name or name:version.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one.")
 

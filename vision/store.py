@@ -68,8 +68,12 @@ def has(tag: str) -> bool:
 
 
 def folder(tag: str) -> Path:
-    """Where a saved model's files lie. Raises NotFound when the store has no such model."""
-    return Path(bentoml.models.get(tag).path)
+    """Where a saved model's files lie. Raises NotFound, with the way out, when the store has no such model."""
+    try:
+        return Path(bentoml.models.get(tag).path)
+    except NotFound as error:
+        way_out = "`python -m train_and_save starter` saves the starters."
+        raise NotFound(f"The store has no {tag}. {way_out}") from error
 
 
 def read_card(folder: Path) -> Card:
