@@ -50,6 +50,7 @@ LIBRARIES = ("bentoml", "torch", "transformers", "ultralytics", "pillow")
 log = logging.getLogger("bentoml.vision")
 tracer = trace.get_tracer("vision")
 logs.configure()
+preflight.own_metrics_folder()
 
 # BentoML reports usage to its makers unless told not to; whoever wants that sets it to False.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")

@@ -80,7 +80,10 @@ def test_what_a_client_left_behind_is_dropped_and_not_run(small: Served) -> None
 
     async def run() -> None:
         with frozen(small.workers()["captioning"]):
-            leaving = [asyncio.ensure_future(client(small).post("/caption", files=PICTURE)) for _ in range(6)]
+            leaving = [asyncio.ensure_future(client(small).post("/caption", files=PICTURE))]
+            # The first alone is on its way into the runner; the others wait behind it.
+            await until(lambda: metric(small, 'vision_queue_images{task="captioning"}') == 1)
+            leaving += [asyncio.ensure_future(client(small).post("/caption", files=PICTURE)) for _ in range(5)]
             await until(lambda: metric(small, "vision_requests_in_flight") == 6)
             for request in leaving:
                 request.cancel()

@@ -1,17 +1,29 @@
 """Before any process is started: refuse, in one line with the way out, what cannot go well."""
 
+import atexit
 import ipaddress
+import os
 import resource
+import shutil
 import socket
 import ssl
 from typing import Any
 
 import click
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from vision import store
 from vision.schemas import TASKS
 from vision.settings import SETTINGS
+
+
+def own_metrics_folder() -> None:
+    """Give this server's metrics a folder of its own: BentoML wipes the shared one, where another server may write."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # in the supervisor, which hands it to the workers
+        provider = BentoMLContainer.prometheus_multiproc_dir
+        provider.set(f"{provider.get()}-{os.getpid()}")
+        atexit.register(shutil.rmtree, provider.get(), ignore_errors=True)
 
 
 def check() -> None:
