@@ -130,6 +130,7 @@ BODIES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "a lone surrogate for an option": (with_option(b'"\\ud800"'), "invalid_option"),
     "a lone surrogate for a name": (b'{"images": ["eA=="], "\\udfff": 1}', "invalid_option"),
     "NaN": (with_option(b"NaN"), "invalid_option"),
+    "true for 1": (with_option(b"true"), "invalid_option"),
     "Infinity": (with_option(b"-Infinity"), "invalid_option"),
     "1e999": (with_option(b"1e999"), "invalid_option"),
     "an int of 4,000 digits": (with_option(b"9" * 4000), "invalid_option"),

@@ -4,11 +4,12 @@ Scores lie in 0-1. Boxes are (x1, y1, x2, y2): left, top, right, bottom. Sizes a
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from vision.errors import KINDS, Code, VisionError
 
@@ -41,6 +42,14 @@ class Options(BaseModel):
     """Base of all options: an unknown name is refused, never ignored."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_boolean(cls, value: Any) -> Any:
+        # pydantic would take true for 1, and no option is a yes or no
+        if isinstance(value, bool):
+            raise PydanticCustomError("boolean", "true and false are no value of this option")
+        return value
 
 
 class ClassifyOptions(Options):
