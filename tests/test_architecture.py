@@ -63,7 +63,7 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 def test_the_public_process_and_a_start_with_saved_models_load_no_torch(home: Path) -> None:
     """Five processes import service.py, and `make serve` runs train_and_save each time: both must stay light."""
-    for module in ("service", "train_and_save.__main__"):
+    for module in ("service", "train_and_save.__main__", "train_and_save.hub"):
         code = f"import {module}, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
         run = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True

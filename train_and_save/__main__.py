@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from train_and_save import UserError, starter
+from train_and_save import Origin, UserError, starter
 from vision import store
-from vision.schemas import TASKS
+from vision.schemas import TASKS, Task
 from vision.settings import PREFIX, SETTINGS
 
 # Each command imports what it needs itself: --help, list and a start with all models saved should not wait for torch.
@@ -35,19 +35,22 @@ def save_starters(_: argparse.Namespace) -> None:
 def save_from_hub(arguments: argparse.Namespace) -> None:
     from train_and_save import hub
 
-    if arguments.name is not None:
-        _print_settings([hub.fetch(arguments.name, arguments.revision, arguments.task)])
-        return
-    tasks = [arguments.task] if arguments.task else TASKS
-    _print_settings([hub.fetch(hub.DEFAULTS[task], arguments.revision, task) for task in tasks])
+    tasks: list[Task] = [arguments.task] if arguments.task else [*TASKS]
+    wanted = [(arguments.name, arguments.task)] if arguments.name else [(hub.DEFAULTS[task], task) for task in tasks]
+    for name, task in wanted:
+        path, origin = hub.download(name, arguments.revision)
+        _save_folder(path, task, origin)
 
 
 def save_from_path(arguments: argparse.Namespace) -> None:
-    from train_and_save import hub
-
     path: Path = arguments.path
-    origin = hub.Origin(arguments.name or path.stem, arguments.source, arguments.licence)
-    _print_settings([hub.from_folder(path, arguments.task, origin)])
+    _save_folder(path, arguments.task, Origin(arguments.name or path.stem, arguments.source, arguments.licence))
+
+
+def _save_folder(path: Path, task: Task | None, origin: Origin) -> None:
+    from train_and_save import folder
+
+    _print_settings([folder.save(path, task, origin)])
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -143,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=save_from_hub)
 
     command = commands.add_parser("path", help="save a model from a Hugging Face folder or an Ultralytics .pt")
-    command.add_argument("path", type=Path)
+    command.add_argument("path", type=_existing)
     command.add_argument("--task", choices=TASKS, help="what the model must be for")
     command.add_argument("--name", help="what to call it; by default as its folder")
     command.add_argument("--source", default="a folder", help="where it comes from, for its card")
@@ -152,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a model of your own and save it")
     command.add_argument("task", choices=TASKS)
-    command.add_argument("data", type=Path, help="a folder a class; images/ with YOLO or COCO boxes; or with captions")
+    command.add_argument(
+        "data", type=_existing, help="a folder a class; images/ with YOLO or COCO boxes; or with captions"
+    )
     command.add_argument("--name", required=True, help="what to call it")
     command.add_argument(
         "--base", help="what to start from: a saved tag or a folder, by default the starter; or an Ultralytics .yaml"
@@ -182,13 +187,20 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("remake", help="make a starter's shipped files again from where they came from")
     command.add_argument("task", choices=TASKS)
-    command.add_argument("source", type=Path, help="train_and_save/starter/README.md says what")
+    command.add_argument("source", type=_existing, help="train_and_save/starter/README.md says what")
     command.set_defaults(run=remake)
     return parser
 
 
+def _existing(name: str) -> Path:
+    """A path that is there: who mistypes one should not wait for torch to be told."""
+    if not Path(name).exists():
+        raise argparse.ArgumentTypeError(f"there is no {name}")
+    return Path(name)
+
+
 def _add_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("data", type=Path, help="labelled pictures, laid out as for train")
+    command.add_argument("data", type=_existing, help="labelled pictures, laid out as for train")
     command.add_argument("--out", type=Path, default=Path("build/report.html"))
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     command.add_argument("--limit", type=int, help="only so many pictures")

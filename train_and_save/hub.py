@@ -1,15 +1,7 @@
-"""Other people's models: from a hub by name, or from a folder; checked, converted and saved into the model store."""
+"""Models from a hub by name, pinned to a commit. No torch is imported: a wrong name is told at once."""
 
-import json
-import re
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
-import torch
 from httpx2 import TransportError
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -18,12 +10,9 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from transformers import AutoConfig, AutoImageProcessor
-from transformers.models.auto import modeling_auto
 
-from train_and_save import UserError, yolo
-from vision import models, store
-from vision.schemas import OPTIONS, TASKS, Card, Item, Task
+from train_and_save import Origin, UserError
+from vision.schemas import Task
 
 DEFAULTS: dict[Task, str] = {
     "classification": "google/vit-base-patch16-224",
@@ -32,28 +21,13 @@ DEFAULTS: dict[Task, str] = {
     "detection": "Ultralytics/YOLO26/yolo26n.pt",
 }
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-AGPL = "AGPL-3.0: who serves a YOLO to others over a network must offer them the service's source, or buy a licence"
-PERMISSIVE = "PekingU/rtdetr_v2_r18vd (Apache-2.0)"
 
 
-class ModelError(UserError):
-    """A model that cannot be had or served."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from: what its card says of it."""
-
-    name: str
-    source: str
-    licence: str
-
-
-def fetch(name: str, revision: str | None, task: Task | None) -> str:
-    """Download a model by its hub name, `owner/repository` or `owner/repository/file.pt`, and save it; return its tag.
+def download(name: str, revision: str | None) -> tuple[Path, Origin]:
+    """Download a model by its hub name, `owner/repository` or `owner/repository/file.pt`; return where it lies.
 
     The revision is pinned to a commit before anything is downloaded; an interrupted download goes on where it stopped.
-    Raises ModelError: no hub, no such model, no access, or as `from_folder`.
+    Raises UserError: no hub, no such model, no access.
     """
     repository, file = _split(name)
     try:
@@ -61,36 +35,17 @@ def fetch(name: str, revision: str | None, task: Task | None) -> str:
         patterns = _patterns([sibling.rfilename for sibling in info.siblings or []], file, name)
         folder = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"The hub has no model {repository!r}, or it is private: check the name, or log in."
-        ) from error
+        raise UserError(f"The hub has no model {repository!r}, or it is private: check the name, or log in.") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, TransportError) as error:
-        raise ModelError(
+        raise UserError(
             f"No hub is reachable for {repository}: download the model elsewhere and save it from its folder with"
             " `python -m train_and_save path DIR`."
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(f"The hub refused {repository}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The hub refused {repository}: {str(error).splitlines()[0]}") from error
     licence = str((info.card_data.get("license") if info.card_data else None) or "not stated by its authors")
     origin = Origin(Path(file or repository).stem, f"{name} at {(info.sha or '')[:12]}", licence)
-    return from_folder(folder / file if file else folder, task, origin)
-
-
-def from_folder(path: Path, task: Task | None, origin: Origin) -> str:
-    """Save a model from a folder in Hugging Face layout, or an Ultralytics .pt (or a folder with one); return its tag.
-
-    It is loaded and looks at a grey picture before it is saved; the store stays as it was when that fails.
-    Raises ModelError: unknown layout, an architecture not for the task, pickled code, damaged files, a full disk.
-    """
-    try:
-        with TemporaryDirectory() as folder:
-            card = _prepare(path, Path(folder), origin)
-            if task is not None and card.task != task:
-                raise ModelError(f"{origin.name} is a model for {card.task}, not for {task}.")
-            _try(Path(folder), card)
-            return store.save(Path(folder), card, store.version(Path(folder)))
-    except OSError as error:
-        raise ModelError(f"{origin.name} was not saved: {error.strerror or error}.") from error
+    return folder / file if file else folder, origin
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -98,7 +53,7 @@ def _split(name: str) -> tuple[str, str | None]:
     if len(parts) == 3 and parts[2].endswith(".pt"):
         return "/".join(parts[:2]), parts[2]
     if len(parts) > 2 or not all(parts):
-        raise ModelError(f"{name!r} is no model name: owner/repository, or owner/repository/file.pt for a YOLO.")
+        raise UserError(f"{name!r} is no model name: owner/repository, or owner/repository/file.pt for a YOLO.")
     return name, None
 
 
@@ -106,130 +61,13 @@ def _patterns(files: list[str], file: str | None, name: str) -> list[str]:
     """What to download: one kind of weights, no copies for other frameworks."""
     if file is not None:
         if file not in files:
-            raise ModelError(f"{name}: there is no such file; .pt files there: {_some(files, '.pt')}.")
+            raise UserError(f"{name}: there is no such file; .pt files there: {_some(files, '.pt')}.")
         return [file]
     if "config.json" not in files:
-        raise ModelError(f"{name} has no config.json; for a YOLO name its file: {_some(files, '.pt')}.")
+        raise UserError(f"{name} has no config.json; for a YOLO name its file: {_some(files, '.pt')}.")
     top = [name for name in files if "/" not in name]
     return [*FILES] if any(name.endswith(".safetensors") for name in top) else [*FILES, "pytorch_model*.bin"]
 
 
 def _some(files: list[str], suffix: str) -> str:
     return ", ".join([name for name in files if name.endswith(suffix)][:5]) or "none"
-
-
-def _prepare(path: Path, out: Path, origin: Origin) -> Card:
-    """Write what is served into `out`: safetensors and the files beside them; return its card."""
-    checkpoints = [path] if path.suffix == ".pt" else sorted(path.glob("*.pt"))
-    if (path / "config.json").is_file():
-        return _prepare_transformers(path, out, origin)
-    if len(checkpoints) == 1 and checkpoints[0].is_file():
-        return _prepare_yolo(checkpoints[0], out, origin)
-    raise ModelError(f"{path} holds neither a config.json nor one .pt: it is no model in a layout that is known.")
-
-
-def _prepare_yolo(pt: Path, out: Path, origin: Origin) -> Card:
-    try:
-        yolo.convert(pt, out)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
-    config = json.loads((out / "config.json").read_text())
-    return Card(
-        task="detection",
-        name=_tag_name(origin.name),
-        architecture=f"Ultralytics {config['yaml'].get('yaml_file', 'YOLO')}",
-        source=origin.source,
-        licence=AGPL,
-        description=f"An Ultralytics detector. A permissive alternative: {PERMISSIVE}.",
-        preprocessing=f"letterbox to {config['side']}, bilinear, grey 114; RGB 0-1",
-        labels=len(config["labels"]),
-        input_size=(config["side"], config["side"]),
-    )
-
-
-def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{origin.name} cannot be read: {str(error).splitlines()[0]}") from error
-    architecture = (config.architectures or ["of an unnamed class"])[0]
-    task = _task(config.model_type, architecture)
-    if task is None:
-        raise ModelError(
-            f"{origin.name} is a {architecture}, which is no image classifier, captioner or object detector."
-        )
-    for file in path.iterdir():
-        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".safetensors") and file.name != store.CARD:
-            shutil.copyfile(file, out / file.name)
-    if not list(path.glob("*.safetensors")):
-        _convert_bin(path, out, task, architecture, origin)
-    settings = processor.to_dict()
-    shown = ("size", "crop_size", "crop_pct", "resample", "image_mean", "image_std", "do_center_crop")
-    return Card(
-        task=task,
-        name=_tag_name(origin.name),
-        architecture=architecture,
-        source=origin.source,
-        licence=origin.licence,
-        description=f"A {config.model_type} model others trained; `python -m train_and_save evaluate` measures it.",
-        preprocessing=f"{type(processor).__name__}: " + json.dumps({k: settings[k] for k in shown if k in settings}),
-        labels=None if task == "captioning" else len(config.id2label),
-        input_size=_input_size(settings),
-    )
-
-
-def _task(model_type: str, architecture: str) -> Task | None:
-    """Return the task of a transformers class, by the library's own tables."""
-    tables: dict[Task, Any] = {
-        "classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-        "detection": modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
-        "captioning": {**modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, **PAIRED},
-    }
-    for task in TASKS:
-        served = tables[task].get(model_type, ())
-        if architecture in ((served,) if isinstance(served, str) else served):
-            return task
-    return None
-
-
-PAIRED = {"vision-encoder-decoder": "VisionEncoderDecoderModel"}
-
-
-def _convert_bin(path: Path, out: Path, task: Task, architecture: str, origin: Origin) -> None:
-    """Read pytorch_model.bin once, by torch's restricted unpickler, and write it as safetensors."""
-    import transformers
-
-    try:
-        model = getattr(transformers, architecture).from_pretrained(
-            path, local_files_only=True, use_safetensors=False, weights_only=True, dtype=torch.float32
-        )
-    except Exception as error:
-        raise ModelError(
-            f"{origin.name} has no weights that can be read without running code: {str(error).splitlines()[0]}"
-        ) from error
-    model.save_pretrained(out)
-
-
-def _input_size(settings: dict[str, Any]) -> tuple[int, int]:
-    size = (
-        settings.get("crop_size") or settings.get("size") or settings.get("pretrained_cfg", {}).get("input_size") or {}
-    )
-    if isinstance(size, list):
-        return int(size[2]), int(size[1])
-    side = size.get("shortest_edge") or size.get("longest_edge") or 224
-    return int(size.get("width") or side), int(size.get("height") or side)
-
-
-def _try(folder: Path, card: Card) -> None:
-    """Load what would be served and let it look at a grey picture."""
-    try:
-        model = models.load(folder, card, "cpu")
-        grey = Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), OPTIONS[card.task]())
-        model.predict([grey])
-    except Exception as error:
-        raise ModelError(f"{card.name} does not run as a {card.architecture}: {str(error).splitlines()[0]}") from error
-
-
-def _tag_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
