@@ -237,6 +237,7 @@ def test_an_interrupted_download_leaves_the_store_alone_and_goes_on(
     [
         (["hub", "--name", "nobody/nothing"], "hub: The hub has no model 'nobody/nothing'"),
         (["hub", "--name", "a/b/c/d"], "hub: 'a/b/c/d' is no model name"),
+        (["hub", "--name", ""], "hub: '' is no model name"),
         (
             ["hub", "--name", "Ultralytics/YOLO26"],
             "hub: Ultralytics/YOLO26 has no config.json; for a YOLO name its file",
@@ -254,6 +255,12 @@ def test_what_cannot_be_had_is_one_line_and_leaves_the_store_alone(
     assert run.stderr.strip().splitlines()[-1].startswith(reason)
     assert "Traceback" not in run.stderr
     assert models(tmp_path) == []
+
+
+def test_a_path_that_is_not_there_is_told_by_the_parser(save: Save, tmp_path: Path) -> None:
+    run = save("path", tmp_path / "nowhere")
+    assert run.returncode == 2
+    assert run.stderr.strip().endswith(f"argument path: there is no {tmp_path / 'nowhere'}")
 
 
 @pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])

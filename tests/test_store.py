@@ -133,19 +133,3 @@ def test_settings_bound_requests_and_pin_models(home: Path) -> None:
         assert large.json()["error"]["code"] == "too_many_pixels"
         models = httpx.get(f"{url}/models").json()["models"]
         assert [Card(**model).version for model in models if model["task"] == "detection"] == [version]
-
-
-def test_a_second_server_leaves_the_metrics_of_the_first_alone(server: str, home: Path) -> None:
-    before = httpx.get(f"{server}/metrics").text
-    assert "vision_model_info{" in before
-    port = server.rpartition(":")[2]
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    again = subprocess.run(
-        [bentoml, "serve", "--port", port],
-        cwd=ROOT,
-        env={**os.environ, **OFFLINE, "BENTOML_HOME": str(home)},
-        capture_output=True,
-        text=True,
-    )
-    assert f"127.0.0.1:{port} cannot be had" in again.stderr
-    assert "vision_model_info{" in httpx.get(f"{server}/metrics").text

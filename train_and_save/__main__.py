@@ -35,9 +35,10 @@ def save_starters(_: argparse.Namespace) -> None:
 def save_from_hub(arguments: argparse.Namespace) -> None:
     from train_and_save import hub
 
-    tasks: list[Task] = [arguments.task] if arguments.task else [*TASKS]
-    wanted = [(arguments.name, arguments.task)] if arguments.name else [(hub.DEFAULTS[task], task) for task in tasks]
-    for name, task in wanted:
+    wanted = {hub.DEFAULTS[task]: task for task in TASKS if arguments.task in (None, task)}
+    if arguments.name is not None:
+        wanted = {arguments.name: arguments.task}
+    for name, task in wanted.items():
         path, origin = hub.download(name, arguments.revision)
         _save_folder(path, task, origin)
 
