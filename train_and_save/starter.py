@@ -1,5 +1,6 @@
 """The starters: small models that ship with the code, answer offline and know photographs."""
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,22 +11,31 @@ CLASSIFICATION, CAPTIONING, DETECTION = (STARTER / task for task in ("classifica
 
 
 def save() -> list[str]:
-    """Put the starters into the model store, where they are missing; return their tags."""
+    """Put the starters into the model store, where they are missing or damaged; return their tags."""
     return [
-        store.save(CLASSIFICATION, store.read_card(CLASSIFICATION), store.version(CLASSIFICATION)),
-        _save_captioning(),
-        store.save(DETECTION, store.read_card(DETECTION), store.version(DETECTION)),
+        _save(CLASSIFICATION),
+        # the captioner sees through the classifier's network, which ships only once
+        _save(CAPTIONING, CLASSIFICATION),
+        _save(DETECTION),
     ]
 
 
-def _save_captioning() -> str:
-    """The captioner sees through the classifier's network, which ships only once: both make one model."""
-    card, version = store.read_card(CAPTIONING), store.version(CAPTIONING, CLASSIFICATION)
-    if store.has(f"{card.name}:{version}"):
+def _save(*parts: Path) -> str:
+    card, version = store.read_card(parts[0]), store.version(*parts)
+    if store.is_saved(card, version):
         return f"{card.name}:{version}"
     # Imported late: a start with all models saved should not wait for torch.
-    from train_and_save import convert
+    from train_and_save import convert, export
 
-    with TemporaryDirectory() as folder:
-        convert.assemble_captioner(CAPTIONING, CLASSIFICATION, Path(folder))
-        return store.save(Path(folder), card, version)
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        match card.task:
+            case "captioning":
+                convert.assemble_captioner(CAPTIONING, CLASSIFICATION, folder)
+            case "classification":
+                shutil.copytree(parts[0], folder, dirs_exist_ok=True)
+                card = card.model_copy(update={"engines": export.classification(folder)})
+            case "detection":
+                shutil.copytree(parts[0], folder, dirs_exist_ok=True)
+                card = card.model_copy(update={"engines": export.detection(folder)})
+        return store.save(folder, card, version)

@@ -223,4 +223,8 @@ class Card(BaseModel):
     labels: int | None = Field(description="How many labels it knows; none for captions.")
     input_size: tuple[int, int] = Field(description="(width, height) of what the network sees.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured or published, as each name says.")
+    engines: dict[str, float] = Field(
+        default_factory=dict,
+        description="Images/s by engine where the model was saved; a CPU is served by the fastest.",
+    )
     sha256: dict[str, str] = Field(default_factory=dict, description="Digest of each file beside the card.")

@@ -26,7 +26,7 @@ def save(folder: Path, card: Card, version: str) -> str:
     tag = f"{card.name}:{version}"
     card = card.model_copy(update={"version": version, "sha256": _digests(folder)})
     if has(tag):
-        if _is_whole(tag, card):
+        if _verified(tag) == card:
             return tag
         remove(tag)
     with bentoml.models.create(tag, labels={"task": card.task, "licence": card.licence}) as model:
@@ -34,6 +34,14 @@ def save(folder: Path, card: Card, version: str) -> str:
             shutil.copyfile(folder / name, model.path_of(name))
         Path(model.path_of(CARD)).write_text(card.model_dump_json(indent=2))
     return tag
+
+
+def is_saved(card: Card, version: str) -> bool:
+    """Whether the store has this version whole, with a card that says the same but for what was found in saving."""
+    tag = f"{card.name}:{version}"
+    saved = _verified(tag) if has(tag) else None
+    found = {"version", "engines", "sha256"}
+    return saved is not None and saved.model_dump(exclude=found) == card.model_dump(exclude=found)
 
 
 def saved() -> list[tuple[str, Card]]:
@@ -94,11 +102,12 @@ def verify(folder: Path) -> Card:
     return card
 
 
-def _is_whole(tag: str, card: Card) -> bool:
+def _verified(tag: str) -> Card | None:
+    """A saved model's card, or None where its files are damaged."""
     try:
-        return verify(folder(tag)) == card
+        return verify(folder(tag))
     except (ValueError, OSError):
-        return False
+        return None
 
 
 def _digests(folder: Path) -> dict[str, str]:

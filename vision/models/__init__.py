@@ -1,11 +1,11 @@
 """The three models: load once, `predict(items)` -> a result or an error per item. Free of BentoML and HTTP."""
 
+import ctypes
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from pydantic import BaseModel
 
 from vision.errors import Code, VisionError
@@ -43,6 +43,8 @@ def load_whole(loader: Any, folder: Path) -> Any:
 
     transformers only warns of missing weights, and then answers from noise.
     """
+    import torch
+
     model, report = loader.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
@@ -54,9 +56,15 @@ def load_whole(loader: Any, folder: Path) -> Any:
 
 def pick_device(wanted: str) -> str:
     """Settle "auto" on "cuda" where torch sees a GPU, else on "cpu"."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
+    if wanted != "auto":
+        return wanted
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "cpu"  # without NVIDIA's driver; torch, which takes seconds to import, need not be asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel | VisionError]:

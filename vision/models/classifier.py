@@ -1,49 +1,98 @@
-"""Classification: any model that transformers' AutoModelForImageClassification loads."""
+"""Classification: the steps that every classifier shares; behind them is a saved graph, or a transformers model."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from vision.models import load_whole
-from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model
+from vision.models import engine
+from vision.models.engine import Floats
+from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
+
+GRAPH_CONFIG = "openvino.json"
+
+
+class Network(Protocol):
+    labels: list[str]
+    multi_label: bool
+    """Whether each label is scored for itself; else the scores are a distribution."""
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
+        """Return (B, 3, H, W)."""
+        ...
+
+    def engine(self, inputs: Floats) -> tuple[Floats, ...]:
+        """Return the logits (B, labels) alone."""
+        ...
+
+
+def load_network(folder: Path, device: str) -> Network:
+    if engine.has_graph(folder, device):
+        return GraphNetwork(folder)
+    from vision.models.transformers_classifier import TransformersNetwork
+
+    return TransformersNetwork(folder, device)
 
 
 class Classifier:
     def __init__(self, folder: Path, card: Card, device: str) -> None:
-        """Load from a folder in Hugging Face layout; weights are safetensors."""
+        """Load from a folder in Hugging Face layout, weights as safetensors, with or without a graph."""
         self.card = card
-        self.device = device
-        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        self.model = load_whole(AutoModelForImageClassification, folder).to(device)
-        self.labels: dict[int, str] = self.model.config.id2label
+        self.network = load_network(folder, device)
 
-    @torch.inference_mode()
     def predict(self, items: Sequence[Item[ClassifyOptions]]) -> list[Classification]:
         """Return one result an item, in order."""
-        scores = self._scores(self.model(self._preprocess(items)).logits).cpu()
+        [logits] = self.network.engine(self.network.preprocess([item.pixels for item in items]))
+        scores = _sigmoid(logits) if self.network.multi_label else _softmax(logits)
         return [self._postprocess(row, item.options) for row, item in zip(scores, items, strict=True)]
 
-    def _preprocess(self, items: Sequence[Item[ClassifyOptions]]) -> Tensor:
-        # PIL pictures, since processors guess the layout of arrays and guess wrong at a height of 3.
-        pictures = [Image.fromarray(item.pixels) for item in items]
-        pixel_values: Tensor = self.processor(pictures, return_tensors="pt")["pixel_values"]
-        return pixel_values.to(self.device)
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        """(B, labels) logits -> scores: each label for itself where the model says so, else a distribution."""
-        if self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1:
-            return logits.sigmoid()
-        return logits.softmax(dim=1)
-
-    def _postprocess(self, scores: Tensor, options: ClassifyOptions) -> Classification:
-        best = scores.topk(min(options.top_k, len(scores)))
+    def _postprocess(self, scores: Floats, options: ClassifyOptions) -> Classification:
+        best = np.argsort(-scores, kind="stable")[: options.top_k]
         labels = [
-            Label(label=self.labels[index], score=round(score, 6))
-            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            Label(label=self.network.labels[index], score=round(score, 6))
+            for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
             if score >= options.min_score
         ]
         return Classification(labels=labels, model=Model.of(self.card))
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    # exp of a large number would overflow; this form has none
+    return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)
+
+
+def _softmax(logits: Floats) -> Floats:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
+
+
+class GraphNetwork:
+    """A Network as train_and_save/export.py saves it: a graph, and openvino.json for what stands around it.
+
+    Preprocessing is timm's for evaluation: the shorter side to `resize`, the middle `crop`, mean and std.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / GRAPH_CONFIG).read_text())
+        self.labels: list[str] = config["labels"]
+        self.multi_label: bool = config["multi_label"]
+        self.resize: int = config["resize"]
+        self.crop: int = config["crop"]
+        self.resample = Image.Resampling[config["resample"]]
+        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32)
+        self.engine = engine.openvino(folder)
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
+        crops = np.stack([self._crop(Image.fromarray(pixels)) for pixels in pictures])
+        normalized = (crops.astype(np.float32) / 255 - self.mean) / self.std
+        return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+
+    def _crop(self, picture: Image.Image) -> Pixels:
+        short = min(picture.size)
+        width, height = (int(self.resize * side / short) for side in picture.size)
+        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
+        resized = picture.resize((width, height), self.resample)
+        return np.asarray(resized.crop((left, top, left + self.crop, top + self.crop)))

@@ -5,10 +5,10 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from vision.errors import Code, VisionError
 from vision.schemas import Card, DetectedObject, Detection, DetectOptions, Item, Model, Pixels
@@ -20,16 +20,16 @@ class Found(NamedTuple):
     scores (N,), 0-1; classes (N,), int64 indices of its labels; boxes (N, 4), xyxy normalised 0-1.
     """
 
-    scores: Tensor
-    classes: Tensor
-    boxes: Tensor
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
 
 
 class Network(Protocol):
     labels: list[str]
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
-        """Return what scores at least min_score in each picture, on the CPU."""
+        """Return what scores at least min_score in each picture."""
         ...
 
 
@@ -51,11 +51,11 @@ def load_network(folder: Path, device: str) -> Network:
             return DetrNetwork(folder, device)
 
 
-def by_shape(inputs: Sequence[Tensor]) -> list[list[int]]:
+def by_shape(inputs: Sequence[Any]) -> list[list[int]]:
     """Return the indices of those that may stand in one batch without padding."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, tensor in enumerate(inputs):
-        groups[tuple(tensor.shape)].append(index)
+    for index, one in enumerate(inputs):
+        groups[tuple(one.shape)].append(index)
     return list(groups.values())
 
 
@@ -65,7 +65,6 @@ class Detector:
         self.card = card
         self.network = load_network(folder, device)
 
-    @torch.inference_mode()
     def predict(self, items: Sequence[Item[DetectOptions]]) -> list[Detection | VisionError]:
         """Return one result an item, in order; an unknown label in an item's filter is that item's error."""
         min_score = min(item.options.min_score for item in items)
@@ -77,7 +76,7 @@ class Detector:
             wanted = self._wanted(item.options.labels)
         except VisionError as error:
             return error
-        kept = ((found.scores >= item.options.min_score) & wanted[found.classes]).nonzero().flatten()
+        kept = ((found.scores >= item.options.min_score) & wanted[found.classes]).nonzero()[0]
         objects = [
             self._object(label, score, corners, item.size)
             for score, label, corners in zip(
@@ -86,7 +85,7 @@ class Detector:
         ]
         return Detection(objects=objects, model=Model.of(self.card))
 
-    def _wanted(self, names: list[str] | None) -> Tensor:
+    def _wanted(self, names: list[str] | None) -> NDArray[np.bool_]:
         """Return a mask (labels,) of the labels an item wants to keep."""
         labels = self.network.labels
         for name in names or []:
@@ -94,7 +93,7 @@ class Detector:
                 near = difflib.get_close_matches(name, labels, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise VisionError(Code.INVALID_OPTION, f"labels: {self.card.name} knows no {name!r}.{hint}")
-        return torch.tensor([names is None or label in names for label in labels])
+        return np.array([names is None or label in names for label in labels])
 
     def _object(self, label: int, score: float, corners: list[float], size: tuple[int, int]) -> DetectedObject:
         x1, y1, x2, y2 = corners

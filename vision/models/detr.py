@@ -24,6 +24,7 @@ class DetrNetwork:
         names: dict[int, str] = self.model.config.id2label
         self.labels = [names[index] for index in range(len(names))]
 
+    @torch.inference_mode()
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
         inputs = [self.processor(Image.fromarray(pixels), return_tensors="pt") for pixels in pictures]
         found: dict[int, Found] = {}
@@ -37,5 +38,5 @@ class DetrNetwork:
 
     def _postprocess(self, result: dict[str, Tensor]) -> Found:
         order = result["scores"].argsort(descending=True, stable=True)
-        scores, classes, boxes = (result[name][order].cpu() for name in ("scores", "labels", "boxes"))
-        return Found(scores, classes, boxes.clamp(0, 1))
+        scores, classes, boxes = (result[name][order].cpu().numpy() for name in ("scores", "labels", "boxes"))
+        return Found(scores, classes, boxes.clip(0, 1))

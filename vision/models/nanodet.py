@@ -1,9 +1,4 @@
-"""NanoDet-g: the network of the starter detector.
-
-RangiLyu, https://github.com/RangiLyu/nanodet (Apache-2.0): a CSP backbone, a path aggregation neck and three
-heads that tell class scores and, as in generalized focal loss (Li et al. 2020, arXiv 2006.04388), each side of
-a box as a distribution over its distance. Batch norms are folded into the convolutions.
-"""
+"""NanoDet-g, the starter detector: what stands before and after its network (nanodet_module.py)."""
 
 import json
 from collections.abc import Sequence
@@ -11,17 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
+from vision.models import engine
 from vision.models.detector import Found
+from vision.models.engine import Engine, Floats
 from vision.schemas import Pixels
-
-STRIDES = (8, 16, 32)
-BINS = 11
 
 # Preprocessing and thresholds of its configuration, nanodet-g.yml.
 SIDE = 416
@@ -31,108 +20,26 @@ NMS_IOU = 0.6
 CANDIDATES = 1000
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.LeakyReLU(0.1))
-
-
-class Residual(nn.Module):
-    """Two narrow convolutions whose outputs are concatenated to the input's width."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = conv3x3(channels, channels // 2)
-        self.second = conv3x3(channels // 2, channels // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.first(x)
-        return torch.cat([self.second(first), first], dim=1)
-
-
-class CSPBlock(nn.Module):
-    """Cross stage partial block: half of the output passes the residuals by."""
-
-    def __init__(self, inputs: int, channels: int, residuals: int, stride: int) -> None:
-        super().__init__()
-        self.enter = conv3x3(inputs, channels, stride)
-        self.residuals = nn.Sequential(*(Residual(channels) for _ in range(residuals)))
-        self.leave = conv3x3(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.enter(x)
-        return torch.cat([self.leave(self.residuals(x)), x], dim=1)
-
-
-class NanoDet(nn.Module):
-    """Pictures (B, 3, S, S), BGR, normalised, S a multiple of 32 -> class scores and boxes of every anchor point."""
-
-    def __init__(self, labels: int = 80) -> None:
-        super().__init__()
-        self.labels = labels
-        self.stem = conv3x3(3, 32, stride=2)
-        self.block1 = CSPBlock(32, 32, residuals=1, stride=1)
-        self.block2 = CSPBlock(64, 64, residuals=2, stride=2)
-        self.block3 = CSPBlock(128, 128, residuals=2, stride=2)
-        self.block4 = CSPBlock(256, 256, residuals=3, stride=2)
-        self.laterals = nn.ModuleList(nn.Conv2d(channels, 128, 1) for channels in (128, 256, 512))
-        self.heads = nn.ModuleList(
-            nn.Sequential(*conv3x3(128, 128), nn.Conv2d(128, labels + 4 * BINS, 1)) for _ in STRIDES
-        )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores (B, N, labels), 0-1, and boxes xyxy (B, N, 4) in pixels of the S x S input."""
-        outputs = [head(level) for head, level in zip(self.heads, self._neck(self._backbone(x)), strict=True)]
-        scores = torch.cat([o[:, : self.labels].flatten(2) for o in outputs], dim=2).transpose(1, 2).sigmoid()
-        boxes = torch.cat(
-            [self._boxes(o[:, self.labels :], stride) for o, stride in zip(outputs, STRIDES, strict=True)], dim=1
-        )
-        return scores, boxes
-
-    def _backbone(self, x: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(self.stem(x), kernel_size=3, stride=2, padding=1)
-        level2 = self.block2(self.block1(x))
-        level3 = self.block3(level2)
-        return [level2, level3, self.block4(level3)]
-
-    def _neck(self, levels: list[Tensor]) -> list[Tensor]:
-        small, middle, large = (lateral(x) for lateral, x in zip(self.laterals, levels, strict=True))
-        middle = middle + _resize(large, 2.0)
-        small = small + _resize(middle, 2.0)
-        middle = middle + _resize(small, 0.5)
-        large = large + _resize(middle, 0.5)
-        return [small, middle, large]
-
-    @staticmethod
-    def _boxes(distances: Tensor, stride: int) -> Tensor:
-        batch, _, height, width = distances.shape
-        bins = torch.arange(BINS, dtype=distances.dtype, device=distances.device)
-        sides = (distances.view(batch, 4, BINS, -1).softmax(dim=2) * bins[:, None]).sum(dim=2) * stride
-        y, x = torch.meshgrid(
-            torch.arange(height, device=distances.device), torch.arange(width, device=distances.device), indexing="ij"
-        )
-        centre = (torch.stack([x, y]).flatten(1) + 0.5) * stride
-        return torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], dim=1).transpose(1, 2)
-
-
-def _resize(x: Tensor, scale: float) -> Tensor:
-    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
 class NanoDetNetwork:
     """A Network (detector.py): letterbox, forward, class-wise non-maximum suppression."""
 
     def __init__(self, folder: Path, device: str) -> None:
         """Load from a folder with config.json (`labels`, a list of names) and model.safetensors."""
         self.labels: list[str] = json.loads((folder / "config.json").read_text())["labels"]
-        self.device = device
-        self.model = NanoDet(len(self.labels))
-        self.model.load_state_dict({name: w.float() for name, w in load_file(folder / "model.safetensors").items()})
-        self.model.eval().to(device)
+        self.engine = self._load_engine(folder, device)
+
+    def _load_engine(self, folder: Path, device: str) -> Engine:
+        if engine.has_graph(folder, device):
+            return engine.openvino(folder)
+        from vision.models import nanodet_module
+
+        return engine.eager(nanodet_module.load(folder, len(self.labels)), device)
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
-        scores, boxes = (output.cpu() for output in self.model(self._preprocess(pictures)))
+        scores, boxes = self.engine(self.preprocess(pictures))
         return [self._postprocess(*row, min_score) for row in zip(scores, boxes, pictures, strict=True)]
 
-    def _preprocess(self, pictures: Sequence[Pixels]) -> Tensor:
+    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
         """Letterbox each: resize to fit, normalise, and centre on zeros: (B, 3, SIDE, SIDE), BGR."""
         batch = np.zeros((len(pictures), SIDE, SIDE, 3), dtype=np.float32)
         for row, pixels in zip(batch, pictures, strict=True):
@@ -140,19 +47,23 @@ class NanoDetNetwork:
             # Plain bilinear, as it was trained with: antialiased shrinking costs 0.012 AP on 128 COCO photographs.
             rgb = cv2.resize(pixels, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
             row[y1:y2, x1:x2] = (rgb[..., ::-1] - MEAN_BGR) / STD_BGR
-        return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().to(self.device)
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
-    def _postprocess(self, scores: Tensor, boxes: Tensor, pixels: Pixels, min_score: float) -> Found:
+    def _postprocess(self, scores: Floats, boxes: Floats, pixels: Pixels, min_score: float) -> Found:
         """Scores (N, labels) and boxes (N, 4) of one letterboxed picture -> what is found in the picture."""
-        anchors, classes = (scores >= min_score).nonzero(as_tuple=True)
+        anchors, classes = (scores >= min_score).nonzero()
         score = scores[anchors, classes]
-        if len(score) > CANDIDATES:
-            score, best = score.topk(CANDIDATES)
-            anchors, classes = anchors[best], classes[best]
-        keep = batched_nms(boxes[anchors], score, classes, NMS_IOU)
+        best = np.argsort(-score, kind="stable")[:CANDIDATES]
+        anchors, classes, score = anchors[best], classes[best], score[best]
+        corners = boxes[anchors]
+        rects = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+        # its threshold is of scores, which are all high enough
+        kept = cv2.dnn.NMSBoxesBatched(rects.tolist(), score.tolist(), classes.tolist(), 0.0, NMS_IOU)
+        keep = np.array(kept, np.int64)
         x1, y1, x2, y2 = _placement(pixels)
-        offset, extent = torch.tensor([x1, y1, x1, y1]), torch.tensor([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
-        return Found(score[keep], classes[keep], ((boxes[anchors[keep]] - offset) / extent).clamp(0, 1))
+        offset, extent = np.array([x1, y1, x1, y1]), np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
+        placed = ((corners[keep] - offset) / extent).clip(0, 1)
+        return Found(score[keep], classes[keep], placed.astype(np.float32))
 
 
 def _placement(pixels: Pixels) -> tuple[int, int, int, int]:

@@ -37,6 +37,7 @@ class YoloNetwork:
         self.model.eval().fuse(verbose=False).to(device)
         self.letterbox = LetterBox(config["side"], auto=True, stride=int(self.model.stride.max()))
 
+    @torch.inference_mode()
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
         inputs = [torch.from_numpy(self._preprocess(pixels)) for pixels in pictures]
         found: dict[int, Found] = {}
@@ -64,4 +65,5 @@ class YoloNetwork:
         rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
         height, width = pixels.shape[:2]
         boxes = torch.as_tensor(scale_boxes((batch.shape[2], batch.shape[3]), rows[:, :4].clone(), (height, width)))
-        return Found(rows[:, 4], rows[:, 5].long(), boxes / torch.tensor([width, height, width, height]))
+        normalized = boxes / torch.tensor([width, height, width, height])
+        return Found(rows[:, 4].numpy(), rows[:, 5].long().numpy(), normalized.numpy())

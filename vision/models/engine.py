@@ -1,0 +1,64 @@
+"""What runs a network: OpenVINO where the model was saved with a graph for it, else PyTorch.
+
+Importing torch and what stands on it costs a process ten seconds of a core and most of a gigabyte; OpenVINO is
+a tenth of both, and on CPUs the faster of the two. train_and_save/export.py writes the graph, once it has seen there
+that it answers as PyTorch does and that it is faster.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Floats = NDArray[np.float32]
+Engine = Callable[[Floats], tuple[Floats, ...]]
+"""Network inputs (B, 3, H, W) -> the network's outputs, each (B, ...), on the CPU."""
+
+GRAPH = "openvino.xml"
+"""Beside its weights, openvino.bin."""
+
+
+def has_graph(folder: Path, device: str) -> bool:
+    return device == "cpu" and (folder / GRAPH).is_file()
+
+
+def openvino(folder: Path) -> Engine:
+    """Compile a saved graph for this machine's CPU, in float32 whatever the processor could do."""
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(
+        folder / GRAPH,
+        "CPU",
+        {
+            # On processors with bfloat16 the default would be that, and two machines would give two answers.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            # Three runners share the cores: pinned threads would all sit on the same ones.
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
+
+    def run(inputs: Floats) -> tuple[Floats, ...]:
+        outputs: Any = compiled(inputs)
+        return tuple(outputs[index] for index in range(len(compiled.outputs)))
+
+    return run
+
+
+def eager(module: "nn.Module", device: str) -> Engine:
+    """Run a module, whose forward returns a tensor or a tuple of them, as it is."""
+    import torch
+
+    module = module.eval().to(device)
+
+    @torch.inference_mode()
+    def run(inputs: Floats) -> tuple[Floats, ...]:
+        outputs = module(torch.from_numpy(inputs).to(device))
+        return tuple(o.cpu().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+    return run

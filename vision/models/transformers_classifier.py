@@ -1,0 +1,44 @@
+"""Any model that transformers' AutoModelForImageClassification loads, as a classifier's Network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from vision.models import engine, load_whole
+from vision.models.engine import Floats
+from vision.schemas import Pixels
+
+
+class Logits(nn.Module):
+    """A transformers classifier that returns its logits alone."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=pixel_values).logits
+        return logits
+
+
+class TransformersNetwork:
+    """A Network (classifier.py) around a transformers model and its own processor."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load from a folder in Hugging Face layout; weights are safetensors."""
+        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self.module = Logits(load_whole(AutoModelForImageClassification, folder))
+        config = self.module.model.config
+        self.labels: list[str] = [config.id2label[index] for index in range(len(config.id2label))]
+        self.multi_label: bool = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        self.engine = engine.eager(self.module, device)
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
+        # PIL pictures, since processors guess the layout of arrays and guess wrong at a height of 3.
+        inputs = self.processor([Image.fromarray(pixels) for pixels in pictures], return_tensors="pt")
+        values: Floats = inputs["pixel_values"].numpy()
+        return values
