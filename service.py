@@ -45,7 +45,7 @@ from vision.settings import SETTINGS
 
 Pictures = list[bytes | VisionError] | VisionError
 
-LIBRARIES = ("bentoml", "torch", "transformers", "ultralytics", "pillow")
+LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pillow")
 
 log = logging.getLogger("bentoml.vision")
 tracer = trace.get_tracer("vision")

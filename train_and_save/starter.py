@@ -29,13 +29,10 @@ def _save(*parts: Path) -> str:
 
     with TemporaryDirectory() as place:
         folder = Path(place)
-        match card.task:
-            case "captioning":
-                convert.assemble_captioner(CAPTIONING, CLASSIFICATION, folder)
-            case "classification":
-                shutil.copytree(parts[0], folder, dirs_exist_ok=True)
-                card = card.model_copy(update={"engines": export.classification(folder)})
-            case "detection":
-                shutil.copytree(parts[0], folder, dirs_exist_ok=True)
-                card = card.model_copy(update={"engines": export.detection(folder)})
+        if card.task == "captioning":
+            convert.assemble_captioner(CAPTIONING, CLASSIFICATION, folder)
+        else:
+            shutil.copytree(parts[0], folder, dirs_exist_ok=True)
+            add_graph = export.classification if card.task == "classification" else export.detection
+            card = card.model_copy(update={"engines": add_graph(folder)})
         return store.save(folder, card, version)

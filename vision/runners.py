@@ -9,7 +9,7 @@ import numpy as np
 from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
 
-from vision import logs, metrics, shutdown, store
+from vision import logs, metrics, models, shutdown, store
 from vision.errors import VisionError
 from vision.schemas import OPTIONS, Failure, Item, Task
 from vision.settings import SETTINGS
@@ -59,10 +59,6 @@ class Runner:
 
     def __init__(self) -> None:
         logs.configure()
-        # torch is imported here and not above, since the public process imports this module too.
-        from vision import models
-
-        self._models = models
         device = models.pick_device(SETTINGS.device)
         folder = Path(self.stored.path)
         self._model = models.load(folder, store.verify(folder), device)
@@ -74,7 +70,7 @@ class Runner:
         """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
         grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
         for size in (1, 2) if device == "cpu" else (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
-            self._models.predict_each(self._model, [grey] * size)
+            models.predict_each(self._model, [grey] * size)
 
     @bentoml.on_startup
     def leave_last(self) -> None:
@@ -88,7 +84,7 @@ class Runner:
         ]
         metrics.BATCH_IMAGES.labels(self.task).observe(len(batch))
         with metrics.INFERENCE_SECONDS.labels(self.task).time():
-            results = self._models.predict_each(self._model, batch)
+            results = models.predict_each(self._model, batch)
         return [(Failure.of(result) if isinstance(result, VisionError) else result).model_dump() for result in results]
 
 

@@ -1,8 +1,8 @@
 """What runs a network: OpenVINO where the model was saved with a graph for it, else PyTorch.
 
-Importing torch and what stands on it costs a process ten seconds of a core and most of a gigabyte; OpenVINO is
-a tenth of both, and on CPUs the faster of the two. train_and_save/export.py writes the graph, once it has seen there
-that it answers as PyTorch does and that it is faster.
+Importing torch and what stands on it costs a runner some twenty seconds of a core and most of a gigabyte, OpenVINO less
+than one second and a quarter of the memory. train_and_save/export.py writes the graph, once it has seen there that it
+answers as PyTorch does and is faster.
 """
 
 from collections.abc import Callable
@@ -51,10 +51,10 @@ def openvino(folder: Path) -> Engine:
 
 
 def eager(module: "nn.Module", device: str) -> Engine:
-    """Run a module, whose forward returns a tensor or a tuple of them, as it is."""
+    """Run a module that is in evaluation mode and whose forward returns a tensor or a tuple of them, as it is."""
     import torch
 
-    module = module.eval().to(device)
+    module = module.to(device)
 
     @torch.inference_mode()
     def run(inputs: Floats) -> tuple[Floats, ...]:
