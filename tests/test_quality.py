@@ -1,5 +1,6 @@
 """The starters are as good as their cards say, measured on photographs that tests may read."""
 
+import operator
 import shutil
 from collections import Counter
 from itertools import pairwise
@@ -12,11 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from timm import create_model
+from transformers import AutoImageProcessor
 
 from tests.conftest import PHOTOS
 from train_and_save import captioning, starter
 from vision import models, store
-from vision.models.captioner import Captioner
+from vision.models.captioner import Captioner, GraphWriter
+from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
 from vision.schemas import (
     CaptionOptions,
@@ -70,6 +73,22 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
                 assert found.box == pytest.approx(expected.box, abs=0.1)
 
 
+@pytest.mark.parametrize("wish", [{}, {"num_beams": 1}, {"num_beams": 8, "max_new_tokens": 5}, {"max_new_tokens": 1}])
+def test_the_search_on_graphs_writes_what_transformers_writes(home: Path, wish: dict[str, int]) -> None:
+    """Word by word, noise included, on which sentences grow long and beams part; both resize with Pillow here."""
+    [folder] = (home / "models" / "flickr8k-captioner").glob("*/")
+    graph, eager = GraphWriter(folder), TransformersWriter(folder, "cpu")
+    random = np.random.default_rng(5)
+    noise = [random.integers(0, 256, size, np.uint8) for size in ((1, 1, 3), (300, 2, 3), (240, 320, 3), (97, 31, 3))]
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + noise
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    pixels = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt")["pixel_values"]
+    tokens = eager.model.generate(pixel_values=pixels, **wish)
+    expected = eager.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    assert graph.write(pictures, CaptionOptions(**wish)) == expected
+    assert np.abs(graph.preprocess(pictures) - pixels.numpy()).max() <= 1e-6
+
+
 def test_the_captioners_bleu_on_the_held_out_hundred(shared: Path, home: Path) -> None:
     [folder] = (home / "models" / "flickr8k-captioner").glob("*/")
     photos = shared / "photos" / "captions"
@@ -82,6 +101,11 @@ def test_the_captioners_bleu_on_the_held_out_hundred(shared: Path, home: Path) -
     sentences = [
         result.caption for start in range(0, 100, 20) for result in captioner.predict(items[start : start + 20])
     ]
+    eager = TransformersWriter(folder, "cpu")
+    by_pytorch = [
+        text for start in range(0, 100, 20) for text in eager.write(pictures[start : start + 20], CaptionOptions())
+    ]
+    assert sum(map(operator.eq, sentences, by_pytorch)) >= 95
     captions = captioning.read_captions(photos)
     measured = captioning.quality(sentences, [captions[name] for name in names])
     assert measured["bleu_4"] >= 13

@@ -33,6 +33,5 @@ def _save(*parts: Path) -> str:
             convert.assemble_captioner(CAPTIONING, CLASSIFICATION, folder)
         else:
             shutil.copytree(parts[0], folder, dirs_exist_ok=True)
-            add_graph = export.classification if card.task == "classification" else export.detection
-            card = card.model_copy(update={"engines": add_graph(folder)})
+        card = card.model_copy(update={"engines": export.ADD_GRAPH[card.task](folder)})
         return store.save(folder, card, version)

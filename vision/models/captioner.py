@@ -1,57 +1,98 @@
-"""Captioning: any image-to-text model that transformers' generate() drives (the starter, ViT-GPT2, BLIP)."""
+"""Captioning: the steps that every captioner shares; behind them are two saved graphs, or a transformers model."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    VisionEncoderDecoderModel,
-)
+from tokenizers import Tokenizer
 
-from vision.models import concepts, load_whole
-from vision.schemas import Caption, CaptionOptions, Card, Item, Model
+from vision.models import engine
+from vision.models.beam_search import BeamSearch, Rules
+from vision.models.engine import GRAPH_CONFIG, Floats
+from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
+
+DECODER_GRAPH = "openvino_decoder.xml"
+
+
+class Writer(Protocol):
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+        """Return a sentence a picture; options that are None are the model's own."""
+        ...
+
+
+def load_writer(folder: Path, device: str) -> Writer:
+    if engine.has_graph(folder, device):
+        return GraphWriter(folder)
+    from vision.models.transformers_captioner import TransformersWriter
+
+    return TransformersWriter(folder, device)
 
 
 class Captioner:
     def __init__(self, folder: Path, card: Card, device: str) -> None:
-        """Load from a folder in Hugging Face layout; weights are safetensors."""
-        concepts.register()
+        """Load from a folder in Hugging Face layout, weights as safetensors, with or without graphs."""
         self.card = card
-        self.device = device
-        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        # The only image-to-text family that transformers' auto class leaves out.
-        paired = config.model_type == "vision-encoder-decoder"
-        loader = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
-        self.model = load_whole(loader, folder).to(device)
+        self.writer = load_writer(folder, device)
 
-    @torch.inference_mode()
     def predict(self, items: Sequence[Item[CaptionOptions]]) -> list[Caption]:
-        """Return one result an item, in order; items with the same options are generated together."""
-        pixel_values = self._preprocess(items)
-        groups: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
+        """Return one result an item, in order; items with the same options are written together."""
+        groups: dict[tuple[int | None, ...], list[int]] = defaultdict(list)
         for index, item in enumerate(items):
-            groups[tuple(item.options.model_dump(exclude_none=True).items())].append(index)
+            groups[item.options.max_new_tokens, item.options.num_beams].append(index)
         captions = [""] * len(items)
-        for options, indices in groups.items():
-            tokens = self.model.generate(pixel_values=pixel_values[indices], **dict(options))
-            for index, text in zip(indices, self._postprocess(tokens), strict=True):
-                captions[index] = text
+        for indices in groups.values():
+            texts = self.writer.write([items[index].pixels for index in indices], items[indices[0]].options)
+            for index, text in zip(indices, texts, strict=True):
+                captions[index] = text.strip()
         return [Caption(caption=caption, model=Model.of(self.card)) for caption in captions]
 
-    def _preprocess(self, items: Sequence[Item[CaptionOptions]]) -> Tensor:
-        # PIL pictures, since processors guess the layout of arrays and guess wrong at a height of 3.
-        pictures = [Image.fromarray(item.pixels) for item in items]
-        pixel_values: Tensor = self.processor(pictures, return_tensors="pt")["pixel_values"]
-        return pixel_values.to(self.device)
 
-    def _postprocess(self, tokens: Tensor) -> list[str]:
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+class GraphWriter:
+    """A Writer as train_and_save/export.py saves it: a graph that sees and one that says the next token.
+
+    Between them goes what transformers calls the cross-attention's keys and values, once a picture; the second graph
+    keeps its own of the tokens so far. A picture whose sentence is found leaves the batch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / GRAPH_CONFIG).read_text())
+        self.size: tuple[int, int] = (config["width"], config["height"])
+        self.resample = Image.Resampling[config["resample"]]
+        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32)
+        self.rules = Rules(**config["rules"])
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.see = engine.openvino(folder)
+        self.say = engine.openvino(folder, DECODER_GRAPH)
+
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+        [seen] = self.see(self.preprocess(pictures))
+        searches = [BeamSearch(self.rules.asked(options.max_new_tokens, options.num_beams)) for _ in pictures]
+        self._search(seen, searches)
+        return self.tokenizer.decode_batch([search.best() for search in searches])
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
+        resized = np.stack([self._resize(Image.fromarray(pixels)) for pixels in pictures])
+        normalized = (resized.astype(np.float32) / 255 - self.mean) / self.std
+        return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+
+    def _resize(self, picture: Image.Image) -> Pixels:
+        return np.asarray(picture.resize(self.size, self.resample))
+
+    def _search(self, seen: Floats, searches: Sequence[BeamSearch]) -> None:
+        """Search until all are done; seen: (B, layers, 2, heads, positions, width of a head)."""
+        running = list(searches)
+        said = np.zeros((len(running), *seen.shape[1:4], 0, seen.shape[5]), np.float32)
+        parents = np.arange(len(running))
+        while running:
+            tokens = np.array([token for search in running for token in search.last_tokens])
+            log_probs, said = self.say(tokens, parents, said, seen)
+            rows = np.split(np.arange(len(tokens)), len(running))
+            kept = [own[search.advance(log_probs[own])] for own, search in zip(rows, running, strict=True)]
+            going = [index for index, search in enumerate(running) if not search.done]
+            if len(going) < len(running):
+                running, seen = [running[index] for index in going], seen[going]
+            parents = np.concatenate([kept[index] for index in going]) if going else parents

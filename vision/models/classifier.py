@@ -9,10 +9,8 @@ import numpy as np
 from PIL import Image
 
 from vision.models import engine
-from vision.models.engine import Floats
+from vision.models.engine import GRAPH_CONFIG, Floats
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
-
-GRAPH_CONFIG = "openvino.json"
 
 
 class Network(Protocol):

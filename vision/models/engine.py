@@ -16,23 +16,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 Floats = NDArray[np.float32]
-Engine = Callable[[Floats], tuple[Floats, ...]]
-"""Network inputs (B, 3, H, W) -> the network's outputs, each (B, ...), on the CPU."""
+Engine = Callable[..., tuple[Floats, ...]]
+"""The network's inputs, arrays (B, ...) -> its outputs, each (B, ...), on the CPU. Most take pixels (B, 3, H, W)."""
 
 GRAPH = "openvino.xml"
 """Beside its weights, openvino.bin."""
+
+GRAPH_CONFIG = "openvino.json"
+"""What stands around the graph, where the model's code does not know it: labels, preprocessing, a search's rules."""
 
 
 def has_graph(folder: Path, device: str) -> bool:
     return device == "cpu" and (folder / GRAPH).is_file()
 
 
-def openvino(folder: Path) -> Engine:
+def openvino(folder: Path, graph: str = GRAPH) -> Engine:
     """Compile a saved graph for this machine's CPU, in float32 whatever the processor could do."""
     import openvino as ov
 
     compiled = ov.Core().compile_model(
-        folder / GRAPH,
+        folder / graph,
         "CPU",
         {
             # On processors with bfloat16 the default would be that, and two machines would give two answers.
@@ -43,7 +46,7 @@ def openvino(folder: Path) -> Engine:
         },
     )
 
-    def run(inputs: Floats) -> tuple[Floats, ...]:
+    def run(*inputs: NDArray[Any]) -> tuple[Floats, ...]:
         outputs: Any = compiled(inputs)
         return tuple(outputs[index] for index in range(len(compiled.outputs)))
 
@@ -57,8 +60,8 @@ def eager(module: "nn.Module", device: str) -> Engine:
     module = module.to(device)
 
     @torch.inference_mode()
-    def run(inputs: Floats) -> tuple[Floats, ...]:
-        outputs = module(torch.from_numpy(inputs).to(device))
+    def run(*inputs: NDArray[Any]) -> tuple[Floats, ...]:
+        outputs = module(*(torch.from_numpy(values).to(device) for values in inputs))
         return tuple(o.cpu().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     return run
