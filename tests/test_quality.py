@@ -63,7 +63,8 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
     for answer, reference in zip(graph.predict(items), eager.predict(items), strict=True):
         if isinstance(answer, Classification) and isinstance(reference, Classification):
             scores = {label.label: label.score for label in answer.labels}
-            assert scores == pytest.approx({label.label: label.score for label in reference.labels}, abs=1e-4)
+            # Pillow takes the crop's box in single precision: some pixels in a hundred thousand differ by one level.
+            assert scores == pytest.approx({label.label: label.score for label in reference.labels}, abs=1e-3)
         else:
             assert isinstance(answer, Detection)
             assert isinstance(reference, Detection)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from vision.models import engine
 from vision.models.beam_search import BeamSearch, Rules
 from vision.models.engine import GRAPH_CONFIG, Floats
+from vision.models.pixels import normalize
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
 
 DECODER_GRAPH = "openvino_decoder.xml"
@@ -62,7 +63,7 @@ class GraphWriter:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
         self.size: tuple[int, int] = (config["width"], config["height"])
         self.resample = Image.Resampling[config["resample"]]
-        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32)
+        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32) * 255
         self.rules = Rules(**config["rules"])
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.see = engine.openvino(folder)
@@ -75,9 +76,7 @@ class GraphWriter:
         return self.tokenizer.decode_batch([search.best() for search in searches])
 
     def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
-        resized = np.stack([self._resize(Image.fromarray(pixels)) for pixels in pictures])
-        normalized = (resized.astype(np.float32) / 255 - self.mean) / self.std
-        return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+        return normalize(np.stack([self._resize(Image.fromarray(pixels)) for pixels in pictures]), self.mean, self.std)
 
     def _resize(self, picture: Image.Image) -> Pixels:
         return np.asarray(picture.resize(self.size, self.resample))

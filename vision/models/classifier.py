@@ -10,6 +10,7 @@ from PIL import Image
 
 from vision.models import engine
 from vision.models.engine import GRAPH_CONFIG, Floats
+from vision.models.pixels import normalize
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
 
 
@@ -80,17 +81,17 @@ class GraphNetwork:
         self.resize: int = config["resize"]
         self.crop: int = config["crop"]
         self.resample = Image.Resampling[config["resample"]]
-        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32)
+        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32) * 255
         self.engine = engine.openvino(folder)
 
     def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
-        crops = np.stack([self._crop(Image.fromarray(pixels)) for pixels in pictures])
-        normalized = (crops.astype(np.float32) / 255 - self.mean) / self.std
-        return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+        return normalize(np.stack([self._crop(Image.fromarray(pixels)) for pixels in pictures]), self.mean, self.std)
 
     def _crop(self, picture: Image.Image) -> Pixels:
+        """Resize the shorter side and crop the middle, in one step that never makes what the crop would drop."""
         short = min(picture.size)
-        width, height = (int(self.resize * side / short) for side in picture.size)
-        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        resized = picture.resize((width, height), self.resample)
-        return np.asarray(resized.crop((left, top, left + self.crop, top + self.crop)))
+        resized = [int(self.resize * side / short) for side in picture.size]
+        start = [round((side - self.crop) / 2) for side in resized]
+        scales = [old / new for old, new in zip(picture.size, resized, strict=True)]
+        (x1, x2), (y1, y2) = ((at * scale, (at + self.crop) * scale) for at, scale in zip(start, scales, strict=True))
+        return np.asarray(picture.resize((self.crop, self.crop), self.resample, box=(x1, y1, x2, y2)))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vision.models import engine
 from vision.models.detector import Found
 from vision.models.engine import Engine, Floats
+from vision.models.pixels import normalize
 from vision.schemas import Pixels
 
 # Preprocessing and thresholds of its configuration, nanodet-g.yml.
@@ -41,13 +43,13 @@ class NanoDetNetwork:
 
     def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
         """Letterbox each: resize to fit, normalise, and centre on zeros: (B, 3, SIDE, SIDE), BGR."""
-        batch = np.zeros((len(pictures), SIDE, SIDE, 3), dtype=np.float32)
+        batch = np.zeros((len(pictures), 3, SIDE, SIDE), dtype=np.float32)
         for row, pixels in zip(batch, pictures, strict=True):
             x1, y1, x2, y2 = _placement(pixels)
             # Plain bilinear, as it was trained with: antialiased shrinking costs 0.012 AP on 128 COCO photographs.
-            rgb = cv2.resize(pixels, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
-            row[y1:y2, x1:x2] = (rgb[..., ::-1] - MEAN_BGR) / STD_BGR
-        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+            rgb: Any = cv2.resize(pixels, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
+            [row[:, y1:y2, x1:x2]] = normalize(rgb[None, ..., ::-1], MEAN_BGR, STD_BGR)
+        return batch
 
     def _postprocess(self, scores: Floats, boxes: Floats, pixels: Pixels, min_score: float) -> Found:
         """Scores (N, labels) and boxes (N, 4) of one letterboxed picture -> what is found in the picture."""
