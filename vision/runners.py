@@ -10,6 +10,7 @@ from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
 
 from vision import logs, metrics, models, shutdown, store
+from vision.app import RunnerService
 from vision.errors import VisionError
 from vision.schemas import OPTIONS, Failure, Item, Task
 from vision.settings import SETTINGS
@@ -27,6 +28,7 @@ TRACING: Any = (
 CONFIG: dict[str, Any] = {
     # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
     "resources": {"gpu": 0.33},
+    "service_class": RunnerService,
     "traffic": {"timeout": 120},
     "tracing": TRACING,
     # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.
