@@ -6,10 +6,11 @@ BENTOFILE ?= bentofile.yaml
 BACKEND ?= docker
 IMAGE ?= vision:latest
 MINUTES ?= 30
+CASES ?= starters
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image image-cpu test test-hub test-image test-proxy fuzz soak train lint lock sbom
+.PHONY: help serve bento image image-cpu test test-hub test-image test-proxy fuzz soak bench train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +52,9 @@ fuzz: .venv/dev.stamp  ## 20,000 broken pictures, 2,000 generated requests, bomb
 soak: .venv/dev.stamp  ## mixed load for MINUTES=30, five in a hundred inputs bad: what grows, leaks or dies
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
+bench: .venv/bench.stamp  ## this service beside its peers, a table in build/peers (CASES=starters, production or all; hours)
+	.venv/bench/bin/python -m benchmarks.peers --cases $(CASES)
+
 lint: .venv/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -64,6 +68,7 @@ lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-audit.in -o requirements-audit.lock
+	$(BIN)/uv pip compile $(COMPILE) requirements-bench.in -o requirements-bench.lock
 	$(BIN)/python deploy/image/cpu_lock.py < requirements.lock > requirements-cpu.lock
 
 sbom: .venv/audit.stamp  ## what the image installs: an SBOM (CycloneDX, build/sbom.json) and the licences (LICENCES.md)
@@ -100,4 +105,9 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 .venv/audit.stamp: requirements-audit.lock | .venv/uv.stamp
 	$(BIN)/uv venv --quiet --clear .venv/audit
 	$(BIN)/uv pip install --quiet --python .venv/audit/bin/python --require-hashes --no-deps -r requirements-audit.lock
+	touch $@
+
+.venv/bench.stamp: requirements-bench.lock | .venv/uv.stamp
+	$(BIN)/uv venv --quiet --clear .venv/bench
+	$(BIN)/uv pip install --quiet --python .venv/bench/bin/python --require-hashes --no-deps -r requirements-bench.lock
 	touch $@

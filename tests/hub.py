@@ -131,9 +131,9 @@ def serve_hub(root: Path) -> Iterator[Hub]:
 # Checkpoints. `full` makes them as large as the originals; else depth or width is cut, and nothing else.
 
 
-def vit(out: Path, full: bool) -> None:
+def vit(out: Path, full: bool, **sizes: Any) -> None:
     torch.manual_seed(1)
-    config = ViTConfig(num_hidden_layers=12 if full else 2, id2label=LABELS)
+    config = ViTConfig(num_hidden_layers=12 if full else 2, id2label=LABELS, **sizes)
     model = ViTForImageClassification(config)
     _spread(model.classifier, 0.15)
     _save(out, model, ViTImageProcessor(do_resize=True, size={"height": 224, "width": 224}))

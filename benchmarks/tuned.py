@@ -1,0 +1,30 @@
+"""Our engine and our decoder, for peers that are tuned and for the bare loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.case import Answer, Case
+from vision import images, models, store
+from vision.errors import VisionError
+from vision.schemas import OPTIONS, Item
+
+BATCH = 16
+"""Pictures in a call at most, as in vision/runners.py."""
+
+
+class Engine:
+    def __init__(self, case: Case) -> None:
+        self._model = models.load(case.saved, store.verify(case.saved), "cpu")
+        self._options = OPTIONS[case.task](**case.options)
+
+    def decode(self, data: bytes) -> Item[Any]:
+        image = images.decode(data, images.LIMITS)
+        return Item(images.to_pixels(image), image.size, self._options)
+
+    def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
+        """Raises VisionError when a picture fails: only successes count."""
+        results = models.predict_each(self._model, items)
+        for result in results:
+            if isinstance(result, VisionError):
+                raise result
+        return [result.model_dump(exclude={"model"}) for result in results if not isinstance(result, VisionError)]
