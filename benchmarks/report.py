@@ -124,14 +124,40 @@ def _cell(cell: Cell) -> Iterator[str]:
     if "ours" in cell.rounds and (together := cell.of("ours", "16 at once", lambda one: one.rate)):
         shares = _spread([rate / limit for rate, limit in zip(together, rates, strict=False)])
         yield f"\nTwo clients with 16 pictures a request: {_spread(together)} images/s, {shares} of the bare loop."
+    yield from _verdict(cell)
     others = [one.others_cpu for rounds in cell.rounds.values() for loads in rounds for one in loads.values()]
     yield f"\nServers that nobody asked took {median(others):.1%} of a core, {max(others):.1%} at most."
+
+
+def _verdict(cell: Cell) -> Iterator[str]:
+    """Ours beside the bare loop and beside the best of the peers, who that is in each round."""
+    if "ours" not in cell.rounds:
+        return
+    yield ""
+    rates, costs = (cell.of("ours", cell.most, value) for value in (lambda one: one.rate, lambda one: one.cpu_ms))
+    yield f"- of the bare loop: {_rounds(rates, [one['rate'] for one in cell.bare])}"
+    yield f"- CPU ms an image, of the bare loop's: {_rounds(costs, [one['cpu_ms'] for one in cell.bare])}"
+    for kind in ("documented", "tuned"):
+        peers = [name for name in cell.rounds if name != "ours" and name.endswith("-tuned") == (kind == "tuned")]
+        if not peers:
+            continue
+        best = [
+            max(values) for values in zip(*(cell.of(p, cell.most, lambda one: one.rate) for p in peers), strict=True)
+        ]
+        yield f"- images/s, of the best {kind} peer's: {_rounds(rates, best)}"
+        late = [min(values) for values in zip(*(cell.of(p, "half", lambda one: one.p99) for p in peers), strict=False)]
+        yield f"- p99 at half, of the best {kind} peer's: {_rounds(cell.of('ours', 'half', lambda one: one.p99), late)}"
+
+
+def _rounds(some: Sequence[float], others: Sequence[float]) -> str:
+    """The ratios round by round, and their median before them."""
+    ratios = [a / b for a, b in zip(some, others, strict=False) if b]
+    return f"{_median(ratios):.2f} ({' '.join(f'{ratio:.2f}' for ratio in ratios)})"
 
 
 def _server(cell: Cell, server: str, bare: dict[str, float], peak: float) -> list[str]:
     most = cell.of(server, cell.most, lambda one: one.rate)
     ours = cell.of("ours", cell.most, lambda one: one.rate) if "ours" in cell.rounds else []
-    ratios = [a / b for a, b in zip(ours, most, strict=False) if b]
     alone = _median(cell.of(server, "1", lambda one: one.p50))
     half = [_median(cell.of(server, "half", value)) for value in (lambda one: one.p50, lambda one: one.p99)]
     failed = sum(sum(one.failures.values()) for loads in cell.rounds[server] for one in loads.values())
@@ -140,7 +166,7 @@ def _server(cell: Cell, server: str, bare: dict[str, float], peak: float) -> lis
         server,
         *(_spread(cell.of(server, str(count), lambda one: one.rate)) for count in cell.clients),
         f"{_median(most) / bare['rate']:.2f}",
-        "" if server == "ours" else f"{_median(ratios):.2f} ({' '.join(f'{ratio:.2f}' for ratio in ratios)})",
+        "" if server == "ours" else _rounds(ours, most),
         f"{_median(cell.of(server, cell.most, lambda one: one.cpu_ms)):.1f}",
         f"{alone:.1f}",
         f"{alone - bare['forward_ms']:+.1f}",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import OFFLINE, ROOT
+from tests.conftest import OFFLINE, PHOTOS, ROOT
 from train_and_save import datasets
 from train_and_save.datasets import DataError
 from vision import store
+from vision.models.classifier import Classifier, GraphNetwork
+from vision.schemas import ClassifyOptions, Item
 
 # A process of its own: libraries warn, and read their settings from the environment when they are imported. One for
 # all calls of a test, since to import them takes longest.
@@ -127,6 +130,14 @@ def test_a_frozen_backbone_learns_two_colors(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["label_names"] == ["blue", "red"]
     assert config["pretrained_cfg"]["input_size"] == [3, *reversed(card.input_size)]
+    shutil.copytree(folder, tmp_path / "eager", ignore=shutil.ignore_patterns("openvino.*"))
+    pixels = np.asarray(Image.open(PHOTOS["bus"]).convert("RGB"))
+    item = Item(pixels, (pixels.shape[1], pixels.shape[0]), ClassifyOptions())
+    graph, eager = (Classifier(place, card, "cpu") for place in (folder, tmp_path / "eager"))
+    assert isinstance(graph.network, GraphNetwork)
+    [answer], [expected] = graph.predict([item]), eager.predict([item])
+    scores = {label.label: label.score for label in answer.labels}
+    assert scores == pytest.approx({label.label: label.score for label in expected.labels}, abs=1e-3)
 
 
 def test_a_killed_fine_tuning_goes_on_and_pictures_that_cannot_be_used_are_counted(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Writes a starter's network as OpenVINO graphs beside its weights, where that is the faster engine here.
+"""Writes a network as an OpenVINO graph beside its weights, where that is the faster engine here.
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
-the model's card.
+the model's card. Classifiers have a graph, and what ships with the code; other detectors and captioners run on PyTorch.
 """
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -17,15 +18,19 @@ import openvino as ov
 import torch
 from PIL import Image
 from torch import nn
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from train_and_save.captioner_graphs import Say, See
 from vision.models import engine, nanodet_module
 from vision.models.captioner import DECODER_GRAPH, GraphWriter
+from vision.models.concepts import ConceptEncoderConfig
 from vision.models.engine import GRAPH_CONFIG
 from vision.models.nanodet import SIDE
 from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
-from vision.schemas import CaptionOptions, Task
+from vision.schemas import CaptionOptions, Card
+
+log = logging.getLogger(__name__)
 
 BATCH = 4
 TOLERANCE = 1e-3
@@ -35,37 +40,59 @@ SECONDS = 1.0
 EAGER, OPENVINO = "pytorch eager", "openvino float32"
 
 
-def classification(folder: Path) -> dict[str, float]:
-    """Add a graph, where it is the faster, to a timm classifier; return images/s by engine. Raises ValueError."""
+def add_graph(folder: Path, card: Card) -> Card:
+    """Add graphs to a model in safetensors, where they are the faster; return the card with images/s by engine.
+
+    A model that has no graph, or whose graph answers in another way, stays as it was.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    try:
+        if card.task == "classification":
+            paces = _classification(folder)
+        elif config["model_type"] == "nanodet":
+            paces = _add_graph(folder, nanodet_module.load(folder, len(config["labels"])), (3, SIDE, SIDE))
+        elif config.get("encoder", {}).get("model_type") == ConceptEncoderConfig.model_type:
+            paces = _captioning(folder)
+        else:
+            return card
+    except Exception as error:
+        # OpenVINO raises nearly every type for what it cannot convert; the model is served by PyTorch then.
+        log.warning("%s runs on PyTorch; OpenVINO: %s", card.name, str(error).splitlines()[0])
+        return card
+    return card.model_copy(update={"engines": paces})
+
+
+def _classification(folder: Path) -> dict[str, float]:
     network = TransformersNetwork(folder, "cpu")
-    config = network.processor.data_config
+    grey = [np.full((*size, 3), 127, np.uint8) for size in ((48, 64), (64, 48))]
+    upright, wide = (network.preprocess([pixels]).shape[1:] for pixels in grey)
+    if upright != wide:
+        raise ValueError("its inputs are of many shapes, and a graph takes one.")
+    paces = _add_graph(folder, network.module, upright)
+    if engine.has_graph(folder, "cpu") and isinstance(network.processor, TimmWrapperImageProcessor):
+        _write_steps(network, folder)
+    return paces
+
+
+def _write_steps(network: TransformersNetwork, folder: Path) -> None:
+    """Note what stands around the graph of a timm network, where the classifier can do it without torchvision."""
     steps = network.processor.val_transforms.transforms
-    paces = _add_graph(folder, network.module, (3, *config["input_size"][1:]))
+    if [type(step).__name__ for step in steps] != ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"]:
+        return
+    config = network.processor.data_config
     around = {
         "labels": network.labels,
         "multi_label": network.multi_label,
         "resize": steps[0].size,
-        "crop": steps[1].size[0],
+        "crop": steps[1].size,
         "resample": config["interpolation"].upper(),
         "mean": config["mean"],
         "std": config["std"],
     }
-    if engine.has_graph(folder, "cpu"):
-        (folder / GRAPH_CONFIG).write_text(json.dumps(around, indent=1))
-    return paces
+    (folder / GRAPH_CONFIG).write_text(json.dumps(around, indent=1))
 
 
-def detection(folder: Path) -> dict[str, float]:
-    """Add a graph, where it is the faster, to a NanoDet; return images/s by engine. Raises ValueError."""
-    labels = json.loads((folder / "config.json").read_text())["labels"]
-    return _add_graph(folder, nanodet_module.load(folder, len(labels)), (3, SIDE, SIDE))
-
-
-def captioning(folder: Path) -> dict[str, float]:
-    """Add graphs, where they are the faster, to a captioner with a GPT-2; return images/s by engine.
-
-    Raises ValueError.
-    """
+def _captioning(folder: Path) -> dict[str, float]:
     eager = TransformersWriter(folder, "cpu")
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (240, 320, 3), np.uint8) for _ in range(BATCH)]
@@ -81,13 +108,6 @@ def captioning(folder: Path) -> dict[str, float]:
         )
         _keep_if_faster(paces, graphs, folder)
     return paces
-
-
-ADD_GRAPH: dict[Task, Callable[[Path], dict[str, float]]] = {
-    "classification": classification,
-    "captioning": captioning,
-    "detection": detection,
-}
 
 
 def _convert_captioner(eager: TransformersWriter, out: Path) -> None:

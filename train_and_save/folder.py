@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor
 from transformers.models.auto import modeling_auto
 
-from train_and_save import Origin, UserError, yolo
+from train_and_save import Origin, UserError, export, yolo
 from vision import models, store
 from vision.schemas import OPTIONS, TASKS, Card, Item, Task
 
@@ -31,8 +31,11 @@ def save(path: Path, task: Task | None, origin: Origin) -> str:
             card = _prepare(path, Path(folder), origin)
             if task is not None and card.task != task:
                 raise UserError(f"{origin.name} is a model for {card.task}, not for {task}.")
+            version = store.version(Path(folder))
+            if store.is_saved(card, version):
+                return f"{card.name}:{version}"
             _try(Path(folder), card)
-            return store.save(Path(folder), card, store.version(Path(folder)))
+            return store.save(Path(folder), export.add_graph(Path(folder), card), version)
     except OSError as error:
         raise UserError(f"{origin.name} was not saved: {error.strerror or error}.") from error
 

@@ -33,5 +33,4 @@ def _save(*parts: Path) -> str:
             convert.assemble_captioner(CAPTIONING, CLASSIFICATION, folder)
         else:
             shutil.copytree(parts[0], folder, dirs_exist_ok=True)
-        card = card.model_copy(update={"engines": export.ADD_GRAPH[card.task](folder)})
-        return store.save(folder, card, version)
+        return store.save(folder, export.add_graph(folder, card), version)

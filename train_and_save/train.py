@@ -14,6 +14,7 @@ import bentoml
 from bentoml.exceptions import BentoMLException
 from transformers import set_seed
 
+from train_and_save import export
 from train_and_save.datasets import DataError
 from train_and_save.training import Run, Trained
 from vision import store
@@ -49,11 +50,12 @@ def train(
         _claim(run, task)
         set_seed(seed)
         trained = _train(task, run)
-        metrics = trained.measure(trained.card)
+        version = store.version(trained.folder)
+        card = export.add_graph(trained.folder, trained.card)
+        metrics = trained.measure(card)
         for figure, value in metrics.items():
             print(f"{figure}: {value:.4f}")
-        card = trained.card.model_copy(update={"metrics": metrics})
-        tag = store.save(trained.folder, card, store.version(trained.folder))
+        tag = store.save(trained.folder, card.model_copy(update={"metrics": metrics}), version)
     except OSError as error:
         raise DataError(f"{error.strerror or str(error).splitlines()[0]} ({error.filename or name})") from error
     shutil.rmtree(run.folder)

@@ -20,6 +20,7 @@ from train_and_save import datasets
 from train_and_save.datasets import DataError, Example
 from vision import images, store
 from vision.models import load, load_whole
+from vision.models.engine import GRAPH_CONFIG
 from vision.schemas import OPTIONS, Card, Item, Options, Task
 
 PARTS = ("train", "choose", "held_out")
@@ -132,8 +133,9 @@ def copy_settings(base: Path, out: Path) -> None:
     """Copy the processor's and tokenizer's files, so that preprocessing is the base's to the letter."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
+    own = (store.CARD, GRAPH_CONFIG)
     for file in base.iterdir():
-        if file.suffix in (".json", ".txt", ".model") and file.name != store.CARD and "index" not in file.name:
+        if file.suffix in (".json", ".txt", ".model") and file.name not in own and "index" not in file.name:
             shutil.copyfile(file, out / file.name)
 
 

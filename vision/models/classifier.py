@@ -29,7 +29,7 @@ class Network(Protocol):
 
 
 def load_network(folder: Path, device: str) -> Network:
-    if engine.has_graph(folder, device):
+    if engine.has_graph(folder, device) and (folder / GRAPH_CONFIG).is_file():
         return GraphNetwork(folder)
     from vision.models.transformers_classifier import TransformersNetwork
 
@@ -71,15 +71,16 @@ def _softmax(logits: Floats) -> Floats:
 class GraphNetwork:
     """A Network as train_and_save/export.py saves it: a graph, and openvino.json for what stands around it.
 
-    Preprocessing is timm's for evaluation: the shorter side to `resize`, the middle `crop`, mean and std.
+    Preprocessing is timm's for evaluation: resized (`resize`: the shorter side, or height and width), the middle
+    cropped (`crop`: height and width), mean and std.
     """
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
         self.labels: list[str] = config["labels"]
         self.multi_label: bool = config["multi_label"]
-        self.resize: int = config["resize"]
-        self.crop: int = config["crop"]
+        self.resize: int | list[int] = config["resize"]
+        self.crop: list[int] = config["crop"]
         self.resample = Image.Resampling[config["resample"]]
         self.mean, self.std = np.array([config["mean"], config["std"]], np.float32) * 255
         self.engine = engine.openvino(folder)
@@ -88,10 +89,21 @@ class GraphNetwork:
         return normalize(np.stack([self._crop(Image.fromarray(pixels)) for pixels in pictures]), self.mean, self.std)
 
     def _crop(self, picture: Image.Image) -> Pixels:
-        """Resize the shorter side and crop the middle, in one step that never makes what the crop would drop."""
+        """Resize and crop in one step, which never makes what the crop would drop."""
+        sides = zip((picture.height, picture.width), self._resized(picture), self.crop, strict=True)
+        (y1, y2), (x1, x2) = (_middle(*side) for side in sides)
+        size = (self.crop[1], self.crop[0])
+        return np.asarray(picture.resize(size, self.resample, box=(x1, y1, x2, y2)))
+
+    def _resized(self, picture: Image.Image) -> tuple[int, int]:
+        """Return the height and width that the whole picture is resized to."""
+        if isinstance(self.resize, list):
+            return self.resize[0], self.resize[1]
         short = min(picture.size)
-        resized = [int(self.resize * side / short) for side in picture.size]
-        start = [round((side - self.crop) / 2) for side in resized]
-        scales = [old / new for old, new in zip(picture.size, resized, strict=True)]
-        (x1, x2), (y1, y2) = ((at * scale, (at + self.crop) * scale) for at, scale in zip(start, scales, strict=True))
-        return np.asarray(picture.resize((self.crop, self.crop), self.resample, box=(x1, y1, x2, y2)))
+        return int(self.resize * picture.height / short), int(self.resize * picture.width / short)
+
+
+def _middle(side: int, resized: int, crop: int) -> tuple[float, float]:
+    """Return where the middle `crop` of a side once `resized` begins and ends on the side as it is."""
+    start = round((resized - crop) / 2)
+    return start * side / resized, (start + crop) * side / resized

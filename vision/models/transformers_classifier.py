@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from vision.models import engine, load_whole
 from vision.models.engine import Floats
@@ -26,16 +26,19 @@ class Logits(nn.Module):
 
 
 class TransformersNetwork:
-    """A Network (classifier.py) around a transformers model and its own processor."""
+    """A Network (classifier.py) around a transformers model, or its graph, and its own processor."""
 
     def __init__(self, folder: Path, device: str) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        self.module = Logits(load_whole(AutoModelForImageClassification, folder))
-        config = self.module.model.config
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
         self.labels: list[str] = [config.id2label[index] for index in range(len(config.id2label))]
         self.multi_label: bool = config.problem_type == "multi_label_classification" or config.num_labels == 1
-        self.engine = engine.eager(self.module, device)
+        if engine.has_graph(folder, device):
+            self.engine = engine.openvino(folder)
+        else:
+            self.module = Logits(load_whole(AutoModelForImageClassification, folder))
+            self.engine = engine.eager(self.module, device)
 
     def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
         # PIL pictures, since processors guess the layout of arrays and guess wrong at a height of 3.
