@@ -1,6 +1,7 @@
 """The public Service: pictures in, content out. `bentoml serve` runs it; README.md shows how to call it."""
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -223,6 +224,7 @@ class Vision:
                 await self._queues[task].predict(item)
 
         await asyncio.gather(*map(warm, TASKS))
+        gc.freeze()  # what is here now stays; no later collection needs to walk through it
         self._warm = True
         log.info("ready: %s", ", ".join(f"{card['name']}:{card['version']}" for card in _cards()))
 

@@ -77,14 +77,15 @@ def _classification(folder: Path) -> dict[str, float]:
 def _write_steps(network: TransformersNetwork, folder: Path) -> None:
     """Note what stands around the graph of a timm network, where the classifier can do it without torchvision."""
     steps = network.processor.val_transforms.transforms
-    if [type(step).__name__ for step in steps] != ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"]:
+    kinds = [type(step).__name__ for step in steps]
+    if kinds != ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"] or len(set(steps[1].size)) > 1:
         return
     config = network.processor.data_config
     around = {
         "labels": network.labels,
         "multi_label": network.multi_label,
         "resize": steps[0].size,
-        "crop": steps[1].size,
+        "crop": steps[1].size[0],
         "resample": config["interpolation"].upper(),
         "mean": config["mean"],
         "std": config["std"],

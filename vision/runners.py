@@ -1,5 +1,6 @@
 """The three runner Services: one model each, in a process of its own, behind BentoML's adaptive batching."""
 
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Runner:
         folder = Path(self.stored.path)
         self._model = models.load(folder, store.verify(folder), device)
         self._warm_up(device)
+        gc.freeze()  # what is here now stays; no later collection needs to walk through it
         why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
         log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
 

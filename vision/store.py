@@ -37,11 +37,13 @@ def save(folder: Path, card: Card, version: str) -> str:
 
 
 def is_saved(card: Card, version: str) -> bool:
-    """Whether the store has this version whole, with a card that says the same but for what was found in saving."""
+    """Whether the store has this version whole, its engines measured, and with a card that says the same."""
     tag = f"{card.name}:{version}"
     saved = _verified(tag) if has(tag) else None
     found = {"version", "engines", "sha256"}
-    return saved is not None and saved.model_dump(exclude=found) == card.model_dump(exclude=found)
+    if saved is None or not saved.engines:
+        return False
+    return saved.model_dump(exclude=found) == card.model_dump(exclude=found)
 
 
 def saved() -> list[tuple[str, Card]]:

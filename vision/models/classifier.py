@@ -72,7 +72,7 @@ class GraphNetwork:
     """A Network as train_and_save/export.py saves it: a graph, and openvino.json for what stands around it.
 
     Preprocessing is timm's for evaluation: resized (`resize`: the shorter side, or height and width), the middle
-    cropped (`crop`: height and width), mean and std.
+    cropped to a square (`crop`), mean and std.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ class GraphNetwork:
         self.labels: list[str] = config["labels"]
         self.multi_label: bool = config["multi_label"]
         self.resize: int | list[int] = config["resize"]
-        self.crop: list[int] = config["crop"]
+        self.crop: int = config["crop"]
         self.resample = Image.Resampling[config["resample"]]
         self.mean, self.std = np.array([config["mean"], config["std"]], np.float32) * 255
         self.engine = engine.openvino(folder)
@@ -90,10 +90,10 @@ class GraphNetwork:
 
     def _crop(self, picture: Image.Image) -> Pixels:
         """Resize and crop in one step, which never makes what the crop would drop."""
-        sides = zip((picture.height, picture.width), self._resized(picture), self.crop, strict=True)
-        (y1, y2), (x1, x2) = (_middle(*side) for side in sides)
-        size = (self.crop[1], self.crop[0])
-        return np.asarray(picture.resize(size, self.resample, box=(x1, y1, x2, y2)))
+        height, width = self._resized(picture)
+        y1, y2 = _middle(picture.height, height, self.crop)
+        x1, x2 = _middle(picture.width, width, self.crop)
+        return np.asarray(picture.resize((self.crop, self.crop), self.resample, box=(x1, y1, x2, y2)))
 
     def _resized(self, picture: Image.Image) -> tuple[int, int]:
         """Return the height and width that the whole picture is resized to."""
