@@ -48,11 +48,16 @@ def test_saving_again_mends_a_damaged_model_and_renews_its_card(
     before = json.loads(card.read_text())
     card.unlink()
     card.write_text(json.dumps(before | {"architecture": "EfficientNot"}))
+    [older] = (place / "models" / "flickr8k-captioner").glob("*/card.json")
+    unmeasured = json.loads(older.read_text()) | {"engines": {}}
+    older.unlink()
+    older.write_text(json.dumps(unmeasured))  # as saved before captioners had graphs
     assert python("-m", "train_and_save", "starter", BENTOML_HOME=str(place)).returncode == 0
     assert weights.read_bytes() == data
     renewed = json.loads(card.read_text())
     assert renewed.pop("engines").keys() == before.pop("engines").keys()  # measured again
     assert renewed == before
+    assert json.loads(older.read_text())["engines"]
 
 
 def test_saved_models_are_safetensors_with_verified_cards(home: Path) -> None:
