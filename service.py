@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from importlib import metadata
@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, preflight, shutdown, store, wire
+from vision import http, images, logs, metrics, models, preflight, shutdown, store, wire
 from vision.app import AppFactory
 from vision.coalesce import Coalescer
 from vision.door import Door
@@ -45,6 +45,7 @@ from vision.schemas import (
 from vision.settings import SETTINGS
 
 Pictures = list[bytes | VisionError] | VisionError
+Shrink = Callable[[Pixels], Pixels]
 
 LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pillow")
 
@@ -100,6 +101,10 @@ class Vision:
             for task in TASKS
         }
         self._decoders = ThreadPoolExecutor(os.cpu_count())
+        # A call's cost grows with its pixels, and a model needs few of a photograph's.
+        self._shrink: dict[Task, Shrink] = {
+            task: models.load_shrink(store.folder(SETTINGS.tag(task)), task) for task in TASKS
+        }
         self._warm = False
         for card in _cards():  # read now: what is saved later is not what the runners loaded
             metrics.MODEL_INFO.labels(card["task"], card["name"], card["version"]).set(1)
@@ -171,13 +176,13 @@ class Vision:
     async def _say(self, image: bytes | VisionError, tasks: dict[Task, Options]) -> dict[str, Any]:
         """Return a picture's size, each task's result or error, and the milliseconds spent; its error if all failed."""
         start = perf_counter()
-        pixels, (width, height) = await self._decode(image)
+        shown, (width, height) = await self._decode(image, tasks)
         decoded = perf_counter()
         metrics.DECODE_SECONDS.observe(decoded - start)
         ms = {"decode": _ms(start, decoded)}
 
         async def run(task: Task, options: Options) -> dict[str, Any]:
-            item = {"pixels": pixels, "size": (width, height), "options": options.model_dump()}
+            item = {"pixels": shown[task], "size": (width, height), "options": options.model_dump()}
             with tracer.start_as_current_span(task):
                 result = await self._queues[task].predict(item)
             ms[task] = _ms(decoded, perf_counter())
@@ -190,10 +195,14 @@ class Vision:
         ms["total"] = _ms(start, perf_counter())
         return {"size": {"width": width, "height": height}, **dict(zip(tasks, results, strict=True)), "ms": ms}
 
-    async def _decode(self, image: bytes | VisionError) -> tuple[Pixels, tuple[int, int]]:
+    async def _decode(
+        self, image: bytes | VisionError, tasks: Iterable[Task]
+    ) -> tuple[dict[Task, Pixels], tuple[int, int]]:
+        """Return the pixels that each task's model needs of a picture, and the picture's size."""
         if isinstance(image, VisionError):
             raise image
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, _pixels, image)
+        shrink = {task: self._shrink[task] for task in tasks}
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, _pixels, image, shrink)
 
     async def _call(self, task: Task, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Send items to a runner. Raises VisionError: unavailable."""
@@ -229,9 +238,10 @@ class Vision:
         log.info("ready: %s", ", ".join(f"{card['name']}:{card['version']}" for card in _cards()))
 
 
-def _pixels(data: bytes) -> tuple[Pixels, tuple[int, int]]:
+def _pixels(data: bytes, shrink: Mapping[Task, Shrink]) -> tuple[dict[Task, Pixels], tuple[int, int]]:
     image = images.decode(data, SETTINGS.limits())
-    return images.to_pixels(image), image.size
+    pixels = images.to_pixels(image)
+    return {task: one(pixels) for task, one in shrink.items()}, image.size
 
 
 def _ms(start: float, end: float) -> float:

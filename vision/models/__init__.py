@@ -2,14 +2,16 @@
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from vision.errors import Code, VisionError
-from vision.schemas import Card, Item
+from vision.models.engine import GRAPH_CONFIG
+from vision.models.pixels import Steps
+from vision.schemas import Card, Item, Pixels, Task
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,17 @@ def load(folder: Path, card: Card, device: str) -> Predictor:
             from vision.models.detector import Detector
 
             return Detector(folder, card, device)
+
+
+def load_shrink(folder: Path, task: Task) -> Callable[[Pixels], Pixels]:
+    """Return what gives the fewest pixels about which the model of load() answers the same, without loading it."""
+    if task == "detection":
+        from vision.models import detector
+
+        return detector.load_shrink(folder)
+    if not (folder / GRAPH_CONFIG).is_file():
+        return lambda pixels: pixels
+    return Steps.load(folder).shrink
 
 
 def load_whole(loader: Any, folder: Path) -> Any:

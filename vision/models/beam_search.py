@@ -47,9 +47,8 @@ class BeamSearch:
         return [beam[-1] for beam in self._beams]
 
     def best(self) -> list[int]:
-        """Return the tokens of the sentence found, without the start and the end."""
-        _, tokens = self._finished[0]
-        return [token for token in tokens[1:] if token != self.rules.eos_token_id]
+        """Return the tokens of the sentence found, with the start and, where it came to one, the end."""
+        return self._finished[0][1]
 
     def advance(self, log_probs: Floats) -> NDArray[np.intp]:
         """Take the next token's log probabilities (beams, vocabulary); return which beam each new one goes on from."""

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 from tokenizers import Tokenizer
 
 from vision.models import engine
 from vision.models.beam_search import BeamSearch, Rules
 from vision.models.engine import GRAPH_CONFIG, Floats
-from vision.models.pixels import normalize
+from vision.models.pixels import Steps
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
 
 DECODER_GRAPH = "openvino_decoder.xml"
@@ -61,9 +60,7 @@ class GraphWriter:
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
-        self.size: tuple[int, int] = (config["width"], config["height"])
-        self.resample = Image.Resampling[config["resample"]]
-        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32) * 255
+        self.preprocess = Steps.load(folder)
         self.rules = Rules(**config["rules"])
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.see = engine.openvino(folder)
@@ -74,12 +71,6 @@ class GraphWriter:
         searches = [BeamSearch(self.rules.asked(options.max_new_tokens, options.num_beams)) for _ in pictures]
         self._search(seen, searches)
         return self.tokenizer.decode_batch([search.best() for search in searches])
-
-    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
-        return normalize(np.stack([self._resize(Image.fromarray(pixels)) for pixels in pictures]), self.mean, self.std)
-
-    def _resize(self, picture: Image.Image) -> Pixels:
-        return np.asarray(picture.resize(self.size, self.resample))
 
     def _search(self, seen: Floats, searches: Sequence[BeamSearch]) -> None:
         """Search until all are done; seen: (B, layers, 2, heads, positions, width of a head)."""

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from vision.models import engine
 from vision.models.engine import GRAPH_CONFIG, Floats
-from vision.models.pixels import normalize
+from vision.models.pixels import Steps
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
 
 
@@ -69,41 +68,11 @@ def _softmax(logits: Floats) -> Floats:
 
 
 class GraphNetwork:
-    """A Network as train_and_save/export.py saves it: a graph, and openvino.json for what stands around it.
-
-    Preprocessing is timm's for evaluation: resized (`resize`: the shorter side, or height and width), the middle
-    cropped to a square (`crop`), mean and std.
-    """
+    """A Network as train_and_save/export.py saves it: a graph, and openvino.json for what stands around it."""
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
         self.labels: list[str] = config["labels"]
         self.multi_label: bool = config["multi_label"]
-        self.resize: int | list[int] = config["resize"]
-        self.crop: int = config["crop"]
-        self.resample = Image.Resampling[config["resample"]]
-        self.mean, self.std = np.array([config["mean"], config["std"]], np.float32) * 255
+        self.preprocess = Steps.load(folder)
         self.engine = engine.openvino(folder)
-
-    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
-        return normalize(np.stack([self._crop(Image.fromarray(pixels)) for pixels in pictures]), self.mean, self.std)
-
-    def _crop(self, picture: Image.Image) -> Pixels:
-        """Resize and crop in one step, which never makes what the crop would drop."""
-        height, width = self._resized(picture)
-        y1, y2 = _middle(picture.height, height, self.crop)
-        x1, x2 = _middle(picture.width, width, self.crop)
-        return np.asarray(picture.resize((self.crop, self.crop), self.resample, box=(x1, y1, x2, y2)))
-
-    def _resized(self, picture: Image.Image) -> tuple[int, int]:
-        """Return the height and width that the whole picture is resized to."""
-        if isinstance(self.resize, list):
-            return self.resize[0], self.resize[1]
-        short = min(picture.size)
-        return int(self.resize * picture.height / short), int(self.resize * picture.width / short)
-
-
-def _middle(side: int, resized: int, crop: int) -> tuple[float, float]:
-    """Return where the middle `crop` of a side once `resized` begins and ends on the side as it is."""
-    start = round((resized - crop) / 2)
-    return start * side / resized, (start + crop) * side / resized

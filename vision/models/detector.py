@@ -3,10 +3,11 @@
 import difflib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +58,48 @@ def by_shape(inputs: Sequence[Any]) -> list[list[int]]:
     for index, one in enumerate(inputs):
         groups[tuple(one.shape)].append(index)
     return list(groups.values())
+
+
+def load_shrink(folder: Path) -> Callable[[Pixels], Pixels]:
+    """Return what gives the fewest pixels of which the network of load_network is shown the same."""
+    config = json.loads((folder / "config.json").read_text())
+    match config["model_type"]:
+        case "nanodet":
+            from vision.models.nanodet import SIDE
+
+            side = SIDE
+        case "yolo":
+            side = config["side"]
+        case _:
+            return lambda pixels: pixels
+    return lambda pixels: fit(pixels, side) if max(pixels.shape[:2]) > side else pixels
+
+
+def fit(pixels: Pixels, side: int) -> Pixels:
+    """Resize a picture so that its longer side is `side`, up or down; no side is under 1.
+
+    Plain bilinear, as NanoDet and YOLO were trained with: antialiased shrinking costs NanoDet-g 0.012 AP on 128 COCO
+    photographs.
+    """
+    scale = side / max(pixels.shape[:2])
+    width, height = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def place(boxes: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """Boxes xyxy (N, 4) in a network's input -> normalised 0-1 in the picture, which lies in `box` there."""
+    x1, y1, x2, y2 = box
+    placed = (boxes - np.array([x1, y1, x1, y1])) / np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
+    return placed.clip(0, 1).astype(np.float32)
+
+
+def without_overlaps(
+    scores: NDArray[np.float32], classes: NDArray[np.int64], boxes: NDArray[np.float32], iou: float
+) -> NDArray[np.int64]:
+    """Class-wise non-maximum suppression: return the indices that stay, best first. Boxes are xyxy (N, 4)."""
+    rects = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    # its threshold is of scores, which are all high enough
+    return np.array(cv2.dnn.NMSBoxesBatched(rects.tolist(), scores.tolist(), classes.tolist(), 0.0, iou), np.int64)
 
 
 class Detector:
