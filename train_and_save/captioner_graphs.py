@@ -2,8 +2,8 @@
 
 transformers' own forward keeps its caches in objects that no graph can hold; here they go in and come out as tensors.
 A family (Gpt2, Blip) has a model's pieces: `see` makes of pixels (B, 3, H, W) what the decoder looks at (B, P, hidden);
-`step` takes a token's hidden state (R, 1, hidden) through a layer, beside the layer's keys and values (R, 2, heads, T,
-width) of the tokens said so far, to which it adds its own, and of the picture seen.
+`step` takes a token's hidden state (R, 1, hidden) through a layer, with the layer's keys and values of the tokens said
+so far (R, 2, heads, T, width), to which it adds the token's own, and of the picture seen.
 """
 
 from typing import Any
@@ -37,11 +37,11 @@ class Gpt2(nn.Module):
         embedded: Tensor = self.decoder.wte(tokens) + self.decoder.wpe(positions)
         return embedded
 
-    def step(self, layer: Any, hidden: Tensor, said: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        query, keys, values = layer.attn.c_attn(layer.ln_1(hidden)).chunk(3, dim=-1)
-        said = _longer(said, keys, values)
-        hidden = hidden + layer.attn.c_proj(_attend(query, said))
-        looked = _look(layer.crossattention.q_attn(layer.ln_cross_attn(hidden)), seen)
+    def step(self, layer: Any, hidden: Tensor, said: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        query, *own = layer.attn.c_attn(layer.ln_1(hidden)).chunk(3, dim=-1)
+        said = _longer(said, *own)
+        hidden = hidden + layer.attn.c_proj(_listen(query, said))
+        looked = _look(layer.crossattention.q_attn(layer.ln_cross_attn(hidden)), keys, values)
         hidden = hidden + layer.crossattention.c_proj(looked)
         return hidden + layer.mlp(layer.ln_2(hidden)), said
 
@@ -78,11 +78,11 @@ class Blip(nn.Module):
         )
         return embedded
 
-    def step(self, layer: Any, hidden: Tensor, said: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, layer: Any, hidden: Tensor, said: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         attention = layer.attention.self
         said = _longer(said, attention.key(hidden), attention.value(hidden))
-        hidden = layer.attention.output(_attend(attention.query(hidden), said), hidden)
-        looked = _look(layer.crossattention.self.query(hidden), seen)
+        hidden = layer.attention.output(_listen(attention.query(hidden), said), hidden)
+        looked = _look(layer.crossattention.self.query(hidden), keys, values)
         return layer.feed_forward_chunk(layer.crossattention.output(looked, hidden)), said
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -91,16 +91,20 @@ class Blip(nn.Module):
 
 
 class See(nn.Module):
-    """Pixels (B, 3, H, W) -> what the decoder looks at: (B, layers, 2 for keys and values, heads, positions, width)."""
+    """Pixels (B, 3, H, W) -> what the decoder looks at: for each layer keys (B, heads, width, P) and values (B, heads,
+    P, width), as its multiplications take them."""
 
     def __init__(self, family: "Family") -> None:
         super().__init__()
         self.family = family
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         hidden = self.family.see(pixel_values)
-        pairs = [self.family.look_keys_values(layer, hidden) for layer in self.family.layers]
-        return torch.stack([torch.stack([_split(part, self.family.heads) for part in pair], 1) for pair in pairs], 1)
+        seen: list[Tensor] = []
+        for layer in self.family.layers:
+            keys, values = (_split(part, self.family.heads) for part in self.family.look_keys_values(layer, hidden))
+            seen += [keys.transpose(-1, -2), values]
+        return tuple(seen)
 
 
 class Say(nn.Module):
@@ -110,7 +114,7 @@ class Say(nn.Module):
         super().__init__()
         self.family = family
 
-    def forward(self, tokens: Tensor, parents: Tensor, said: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, parents: Tensor, said: Tensor, *seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next token's log probabilities (R, vocabulary) and `said` with this token.
 
         tokens: (R,), of each sentence the last; parents: (R,), the row of `said` that each goes on from;
@@ -120,7 +124,7 @@ class Say(nn.Module):
         hidden = self.family.embed(tokens, torch.full_like(tokens, said.shape[4])).unsqueeze(1)
         kept = []
         for index, layer in enumerate(self.family.layers):
-            hidden, own = self.family.step(layer, hidden, said[:, index], seen[:, index])
+            hidden, own = self.family.step(layer, hidden, said[:, index], seen[2 * index], seen[2 * index + 1])
             kept.append(own)
         return self.family.logits(hidden[:, 0]).log_softmax(-1), torch.stack(kept, 1)
 
@@ -148,13 +152,17 @@ def _longer(said: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return torch.cat([said, torch.stack([_split(part, said.shape[2]) for part in (keys, values)], 1)], 3)
 
 
-def _look(query: Tensor, seen: Tensor) -> Tensor:
+def _listen(query: Tensor, said: Tensor) -> Tensor:
+    """Attend to the tokens so far: (R, 1, hidden) -> (R, 1, hidden)."""
+    return _attend(query, said[:, 0].transpose(-1, -2), said[:, 1])
+
+
+def _look(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend to pictures: a picture's sentences look as one sequence, so that its keys and values stand there once."""
-    return _attend(query.reshape(seen.shape[0], -1, query.shape[-1]), seen).reshape(query.shape)
+    return _attend(query.reshape(keys.shape[0], -1, query.shape[-1]), keys, values).reshape(query.shape)
 
 
-def _attend(query: Tensor, keys_values: Tensor) -> Tensor:
-    """Query (B, Q, hidden), keys and values (B, 2, heads, P, width) -> (B, Q, hidden)."""
-    query = _split(query, keys_values.shape[2])
-    weights = (query @ keys_values[:, 0].transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
-    return (weights @ keys_values[:, 1]).transpose(1, 2).flatten(2)
+def _attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Query (B, Q, hidden), keys (B, heads, width, P), values (B, heads, P, width) -> (B, Q, hidden)."""
+    weights = (_split(query, keys.shape[1]) @ keys / keys.shape[2] ** 0.5).softmax(-1)
+    return (weights @ values).transpose(1, 2).flatten(2)

@@ -173,12 +173,13 @@ def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> N
     pixels = torch.zeros(2, 3, height, width)
     with torch.inference_mode():
         seen = see(pixels)
-    _, layers, pair, heads, _, head = seen.shape
-    said = torch.zeros(2, layers, pair, heads, 1, head)
+    _, heads, head, _ = seen[0].shape
+    cache = [len(parts.layers), 2, heads, head]
+    said = torch.zeros(2, *cache[:3], 1, head)
     _convert(see, (pixels,), [[-1, 3, height, width]], out / engine.GRAPH)
     tokens, parents = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
-    shapes = [[-1], [-1], [-1, layers, pair, heads, -1, head], [-1, *seen.shape[1:]]]
-    _convert(say, (tokens, parents, said, seen), shapes, out / DECODER_GRAPH)
+    shapes = [[-1], [-1], [-1, *cache[:3], -1, head], *([-1, *part.shape[1:]] for part in seen)]
+    _convert(say, (tokens, parents, said, *seen), shapes, out / DECODER_GRAPH)
     rules = {
         "decoder_start_token_id": parts.start,
         "eos_token_id": parts.end,
@@ -188,14 +189,13 @@ def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> N
         "suppress_tokens": search.suppress_tokens or [],
         "positions": parts.positions,
     }
-    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": rules}, indent=1))
+    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": rules, "cache": cache}, indent=1))
 
 
 def _difference_of_log_probs(graph: GraphWriter, parts: Family, eager: TransformersWriter) -> float:
     """Of every next token, over a sentence of some tokens for each of two pictures of noise."""
     model, inputs = eager.model, torch.from_numpy(graph.preprocess([_picture(240, 320), _picture(320, 240)]))
-    [seen] = graph.see(inputs.numpy())
-    said = np.zeros((2, *seen.shape[1:4], 0, seen.shape[5]), np.float32)
+    seen, said = graph.see(inputs.numpy()), graph.nothing_said(2)
     sentences = torch.randint(1000, (2, 8), generator=_seeded())
     with torch.inference_mode():
         if model.config.model_type == "blip":
@@ -205,7 +205,7 @@ def _difference_of_log_probs(graph: GraphWriter, parts: Family, eager: Transform
             logits = model(pixel_values=inputs, decoder_input_ids=sentences).logits
     difference = 0.0
     for position, expected in enumerate(logits.log_softmax(-1).numpy().transpose(1, 0, 2)):
-        log_probs, said = graph.say(sentences[:, position].numpy(), np.arange(2), said, seen)
+        log_probs, said = graph.say(sentences[:, position].numpy(), np.arange(2), said, *seen)
         difference = max(difference, float(np.abs(log_probs - expected).max()))
     return difference
 

@@ -9,6 +9,9 @@ from vision import store
 STARTER = Path(__file__).parent / "starter"
 CLASSIFICATION, CAPTIONING, DETECTION = (STARTER / task for task in ("classification", "captioning", "detection"))
 
+OLD_GRAPH = "openvino_decoder.xml"
+"""Beside captioners whose graphs have a form that is no longer read; they are made again."""
+
 
 def save() -> list[str]:
     """Put the starters into the model store, where they are missing or damaged; return their tags."""
@@ -22,8 +25,11 @@ def save() -> list[str]:
 
 def _save(*parts: Path) -> str:
     card, version = store.read_card(parts[0]), store.version(*parts)
+    tag = f"{card.name}:{version}"
     if store.is_saved(card, version):
-        return f"{card.name}:{version}"
+        if not (store.folder(tag) / OLD_GRAPH).is_file():
+            return tag
+        store.remove(tag)
     # Imported late: a start with all models saved should not wait for torch.
     from train_and_save import convert, export
 

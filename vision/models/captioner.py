@@ -15,7 +15,7 @@ from vision.models.engine import GRAPH_CONFIG, Floats
 from vision.models.pixels import Steps
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
 
-DECODER_GRAPH = "openvino_decoder.xml"
+DECODER_GRAPH = "openvino_step.xml"
 
 
 class Writer(Protocol):
@@ -25,7 +25,7 @@ class Writer(Protocol):
 
 
 def load_writer(folder: Path, device: str) -> Writer:
-    if engine.has_graph(folder, device):
+    if engine.has_graph(folder, device) and (folder / DECODER_GRAPH).is_file():
         return GraphWriter(folder)
     from vision.models.transformers_captioner import TransformersWriter
 
@@ -62,27 +62,31 @@ class GraphWriter:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
         self.preprocess = Steps.load(folder)
         self.rules = Rules(**config["rules"])
+        self.cache: list[int] = config["cache"]  # layers, 2 for keys and values, heads, width of a head
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.see = engine.openvino(folder)
         self.say = engine.openvino(folder, DECODER_GRAPH)
 
     def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
-        [seen] = self.see(self.preprocess(pictures))
+        seen = self.see(self.preprocess(pictures))
         searches = [BeamSearch(self.rules.asked(options.max_new_tokens, options.num_beams)) for _ in pictures]
         self._search(seen, searches)
         return self.tokenizer.decode_batch([search.best() for search in searches])
 
-    def _search(self, seen: Floats, searches: Sequence[BeamSearch]) -> None:
-        """Search until all are done; seen: (B, layers, 2, heads, positions, width of a head)."""
+    def nothing_said(self, sentences: int) -> Floats:
+        """Return the cache of sentences without a token yet."""
+        return np.zeros((sentences, *self.cache[:3], 0, self.cache[3]), np.float32)
+
+    def _search(self, seen: Sequence[Floats], searches: Sequence[BeamSearch]) -> None:
+        """Search until all are done; seen: arrays (B, ...), as train_and_save/captioner_graphs.py has them."""
         running = list(searches)
-        said = np.zeros((len(running), *seen.shape[1:4], 0, seen.shape[5]), np.float32)
-        parents = np.arange(len(running))
+        said, parents = self.nothing_said(len(running)), np.arange(len(running))
         while running:
             tokens = np.array([token for search in running for token in search.last_tokens])
-            log_probs, said = self.say(tokens, parents, said, seen)
+            log_probs, said = self.say(tokens, parents, said, *seen)
             rows = np.split(np.arange(len(tokens)), len(running))
             kept = [own[search.advance(log_probs[own])] for own, search in zip(rows, running, strict=True)]
             going = [index for index, search in enumerate(running) if not search.done]
             if len(going) < len(running):
-                running, seen = [running[index] for index in going], seen[going]
+                running, seen = [running[index] for index in going], [part[going] for part in seen]
             parents = np.concatenate([kept[index] for index in going]) if going else parents
