@@ -29,7 +29,7 @@ from vision.coalesce import Coalescer
 from vision.door import Door
 from vision.errors import Code, VisionError
 from vision.openapi import DocumentedService
-from vision.runners import MAX_BATCH_SIZE, TRACING, CaptioningRunner, ClassificationRunner, DetectionRunner
+from vision.runners import BESIDE, MAX_BATCH_SIZE, TRACING, CaptioningRunner, ClassificationRunner, DetectionRunner
 from vision.schemas import (
     OPTIONS,
     TASKS,
@@ -97,7 +97,9 @@ class Vision:
         logs.configure()
         self._runners: dict[Task, Any] = {task: getattr(self, task) for task in TASKS}
         self._queues = {
-            task: Coalescer(partial(self._call, task), MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set)
+            task: Coalescer(
+                partial(self._call, task), MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set, BESIDE[task]
+            )
             for task in TASKS
         }
         self._decoders = ThreadPoolExecutor(os.cpu_count())

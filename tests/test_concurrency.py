@@ -98,3 +98,19 @@ def test_a_label_filter_that_fails_in_a_batch_fails_only_its_caller(server: str)
     requests: list[Request] = [("/detect", "bus", {"labels": ["unicorn"]} if i == 7 else {}) for i in range(16)]
     answers = concurrent(server, 16, requests)
     assert [answer.status_code for answer in answers] == [400 if i == 7 else 200 for i in range(16)]
+
+
+def test_a_lone_caption_does_not_wait_for_a_whole_batch_of_long_ones(server: str) -> None:
+    async def run() -> int:
+        async with httpx.AsyncClient(base_url=server, timeout=120) as client:
+            pictures = [("images", PHOTOS["zidane"].read_bytes())] * 16
+            batch = asyncio.create_task(client.post("/caption", files=pictures, data={"num_beams": 8}))
+            alone, answers = {"images": PHOTOS["cat"].read_bytes()}, 0
+            while not batch.done():
+                assert (await client.post("/caption", files=alone, data={"num_beams": 1})).status_code == 200
+                answers += 1
+            assert (await batch).status_code == 200
+            return answers
+
+    # The first may have gone out with the batch, the last may have come after it.
+    assert asyncio.run(run()) >= 3

@@ -15,9 +15,10 @@ from PIL import Image
 from timm import create_model
 from transformers import AutoImageProcessor
 
-from tests.conftest import PHOTOS
+from tests.conftest import PHOTOS, assert_same
 from train_and_save import captioning, starter
 from vision import models, store
+from vision.errors import VisionError
 from vision.models.captioner import Captioner, GraphWriter
 from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
@@ -72,6 +73,36 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
                 assert found.label == expected.label
                 assert found.score == pytest.approx(expected.score, abs=1e-4)
                 assert found.box == pytest.approx(expected.box, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("efficientnet-lite0", ClassifyOptions(top_k=1000)),
+        ("flickr8k-captioner", CaptionOptions()),
+        ("nanodet-g", DetectOptions(min_score=0.05)),
+    ],
+)
+def test_a_model_answers_the_same_about_the_fewest_pixels(home: Path, name: str, options: Options) -> None:
+    [folder] = (home / "models" / name).glob("*/")
+    card = store.verify(folder)
+    model, shrink = models.load(folder, card, "cpu"), models.load_shrink(folder, card.task)
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()]
+    sides = ((1, 1), (900, 3), (3, 900), (257, 256), (500, 343), (999, 998))
+    pictures += [np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8) for size in sides]
+    for pixels in pictures:
+        fewer = shrink(pixels)
+        assert fewer.size <= pixels.size
+        assert np.array_equal(shrink(fewer), fewer)
+        size = (pixels.shape[1], pixels.shape[0])
+        given, shown = model.predict([Item(pixels, size, options), Item(fewer, size, options)])
+        assert not isinstance(given, VisionError)
+        assert not isinstance(shown, VisionError)
+        if isinstance(given, Classification) and isinstance(shown, Classification):
+            scores = {label.label: label.score for label in shown.labels}
+            assert scores == pytest.approx({label.label: label.score for label in given.labels}, abs=1e-3)
+        else:
+            assert_same(shown.model_dump(), given.model_dump(), min_score=0.05)
 
 
 @pytest.mark.parametrize("wish", [{}, {"num_beams": 1}, {"num_beams": 8, "max_new_tokens": 5}, {"max_new_tokens": 1}])

@@ -118,6 +118,30 @@ def test_a_lone_item_goes_out_at_once_and_what_comes_meanwhile_in_the_next_call(
     asyncio.run(run())
 
 
+def test_a_few_items_go_out_beside_a_call_in_flight() -> None:
+    async def run() -> None:
+        runner, depths = Runner(), list[int]()
+        coalescer = Coalescer(runner.call, 4, depths.append, beside=2)
+        tasks = await queued(coalescer, [1])
+        while len(runner.calls) < 1:
+            await asyncio.sleep(0)
+        tasks += await queued(coalescer, range(2, 9))
+        while len(runner.calls) < 2:
+            await asyncio.sleep(0)
+        runner.go.release()  # the first call's
+        await tasks[0]
+        while len(runner.calls) < 3:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            runner.go.release()
+        assert [(await task)["item"] for task in tasks] == list(range(1, 9))
+        assert runner.calls == [[1], [2, 3], [4, 5, 6, 7], [8]]
+        assert max(depths) == 8
+        assert depths[-1] == 0
+
+    asyncio.run(run())
+
+
 def test_an_item_whose_caller_left_is_never_sent() -> None:
     async def run() -> None:
         runner = Runner()

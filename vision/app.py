@@ -34,4 +34,8 @@ class RunnerService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         self.inject_config()
-        return AppFactory(self, is_main=is_main)()
+        factory = AppFactory(self, is_main=is_main)
+        for dispatcher in factory.dispatchers.values():
+            # BentoML would run one batch at a time, however many threads the Service has.
+            dispatcher._sema.sema = self.config.get("threads", 1)
+        return factory()

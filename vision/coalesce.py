@@ -17,48 +17,49 @@ log = logging.getLogger("bentoml.vision")
 
 
 class Coalescer:
-    """Sends items in calls of at most `max_batch` items, one call at a time.
+    """Sends items in calls of at most `max_batch` items; while one is in flight, in one more of at most `beside`.
 
     A hop's cost is paid once a call. A lone item goes out at once; a caller that is cancelled takes its waiting
     items along. A call that fails is answered per item, with a retryable error.
     """
 
-    def __init__(self, call: Call, max_batch: int, on_depth: Callable[[int], None]) -> None:
+    def __init__(self, call: Call, max_batch: int, on_depth: Callable[[int], None], beside: int = 0) -> None:
         self._call = call
-        self._max_batch = max_batch
         self._on_depth = on_depth
         self._waiting: deque[tuple[Any, asyncio.Future[dict[str, Any]], Context]] = deque()
-        self._in_call = 0
-        self._sender: asyncio.Task[None] | None = None
+        self._in_calls = 0
+        self._senders: dict[int, asyncio.Task[None] | None] = {most: None for most in (max_batch, beside) if most}
 
     async def predict(self, item: Any) -> dict[str, Any]:
         """Return one item's result or its error."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, copy_context()))
-        self._on_depth(len(self._waiting) + self._in_call)
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send())
+        self._on_depth(len(self._waiting) + self._in_calls)
+        for most, sender in self._senders.items():
+            if sender is None or sender.done():
+                self._senders[most] = asyncio.create_task(self._send(most))
+                break
         return await future
 
-    async def _send(self) -> None:
-        while batch := self._next():
+    async def _send(self, most: int) -> None:
+        while batch := self._next(most):
             items, futures, contexts = zip(*batch, strict=True)
-            self._in_call = len(batch)
             # A trace can follow a call from one request only: the first.
             results = await asyncio.create_task(self._results(items), context=contexts[0])
-            self._in_call = 0
+            self._in_calls -= len(batch)
             for future, result in zip(futures, results, strict=True):
                 if not future.done():
                     future.set_result(result)
-            self._on_depth(len(self._waiting))
+            self._on_depth(len(self._waiting) + self._in_calls)
 
-    def _next(self) -> list[tuple[Any, asyncio.Future[dict[str, Any]], Context]]:
+    def _next(self, most: int) -> list[tuple[Any, asyncio.Future[dict[str, Any]], Context]]:
         batch: list[tuple[Any, asyncio.Future[dict[str, Any]], Context]] = []
-        while self._waiting and len(batch) < self._max_batch:
+        while self._waiting and len(batch) < most:
             entry = self._waiting.popleft()
             if not entry[1].done():
                 batch.append(entry)
-        self._on_depth(len(self._waiting) + len(batch))
+        self._in_calls += len(batch)
+        self._on_depth(len(self._waiting) + self._in_calls)
         return batch
 
     async def _results(self, items: Sequence[Any]) -> Sequence[dict[str, Any]]:

@@ -18,6 +18,10 @@ from vision.settings import SETTINGS
 
 MAX_BATCH_SIZE = 16
 
+BESIDE: dict[Task, int] = {"classification": 0, "captioning": 4, "detection": 0}
+"""Pictures that a runner takes while it works on a batch. A batch of sentences takes long: who comes later should not
+have to wait for all of it."""
+
 log = logging.getLogger("bentoml.vision")
 
 TRACING: Any = (
@@ -98,7 +102,7 @@ class ClassificationRunner(Runner):
     stored = StoredModel(SETTINGS.classification_model)
 
 
-@bentoml.service(name="captioning", **CONFIG)
+@bentoml.service(name="captioning", threads=2, **CONFIG)
 class CaptioningRunner(Runner):
     task: Task = "captioning"
     stored = StoredModel(SETTINGS.captioning_model)

@@ -46,8 +46,15 @@ def openvino(folder: Path, graph: str = GRAPH) -> Engine:
         },
     )
 
+    idle: list[ov.InferRequest] = []  # each has memory of its own, for one thread at a time
+
     def run(*inputs: NDArray[Any]) -> tuple[Floats, ...]:
-        outputs: Any = compiled(inputs)
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        outputs: Any = request.infer(inputs, share_inputs=True)
+        idle.append(request)
         return tuple(outputs[index] for index in range(len(compiled.outputs)))
 
     return run
