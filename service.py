@@ -241,9 +241,8 @@ class Vision:
 
 
 def _pixels(data: bytes, shrink: Mapping[Task, Shrink]) -> tuple[dict[Task, Pixels], tuple[int, int]]:
-    image = images.decode(data, SETTINGS.limits())
-    pixels = images.to_pixels(image)
-    return {task: one(pixels) for task, one in shrink.items()}, image.size
+    pixels, size = images.decode_reduced(data, SETTINGS.limits())
+    return {task: one(pixels) for task, one in shrink.items()}, size
 
 
 def _ms(start: float, end: float) -> float:

@@ -15,11 +15,12 @@ BATCH = 16
 class Engine:
     def __init__(self, case: Case) -> None:
         self._model = models.load(case.saved, store.verify(case.saved), "cpu")
+        self._shrink = models.load_shrink(case.saved, case.task)
         self._options = OPTIONS[case.task](**case.options)
 
     def decode(self, data: bytes) -> Item[Any]:
-        image = images.decode(data, images.LIMITS)
-        return Item(images.to_pixels(image), image.size, self._options)
+        pixels, size = images.decode_reduced(data, images.LIMITS)
+        return Item(self._shrink(pixels), size, self._options)
 
     def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
         """Raises VisionError when a picture fails: only successes count."""

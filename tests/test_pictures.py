@@ -11,6 +11,7 @@ from PIL import Image
 from pillow_heif import register_heif_opener
 
 from tests.conftest import PHOTOS, encoded
+from vision import images
 
 register_heif_opener()
 
@@ -153,16 +154,40 @@ def test_a_heic_cut_short_or_too_large_is_refused(client: httpx.Client, photo: I
         assert (response.status_code, response.json()["error"]["code"]) == (422, "undecodable_image"), end
 
 
-def test_a_large_photograph_has_boxes_in_its_own_pixels(client: httpx.Client, photo: Image.Image) -> None:
-    """What crosses to a runner is at most 1,280 pixels long; the answer speaks of the original."""
+@pytest.mark.parametrize("form", ["JPEG", "progressive", "turned", "MPO", "PNG"])
+def test_a_large_photograph_has_boxes_in_its_own_pixels(client: httpx.Client, photo: Image.Image, form: str) -> None:
+    """It is decoded to fewer pixels where its format can be; the answer speaks of the original."""
     large = photo.resize((3000, 4000), Image.Resampling.BICUBIC)
-    small_answer, large_answer = analyze(client, encoded(photo), encoded(large, "JPEG", quality=95))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = {
+        "JPEG": lambda: encoded(large, "JPEG", quality=95),
+        "progressive": lambda: encoded(large, "JPEG", quality=95, progressive=True),
+        "turned": lambda: encoded(large.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif),
+        "MPO": lambda: encoded(large, "MPO", quality=95, save_all=True, append_images=[photo]),
+        "PNG": lambda: encoded(large, compress_level=1),
+    }[form]()
+    small_answer, large_answer = analyze(client, encoded(photo), data)
     assert large_answer["size"] == {"width": 3000, "height": 4000}
     small_bus, large_bus = (answer["detection"]["objects"][0] for answer in (small_answer, large_answer))
     assert large_bus["label"] == small_bus["label"] == "bus"
     assert large_bus["box_normalized"] == pytest.approx(small_bus["box_normalized"], abs=0.02)
     x1, _, x2, _ = large_bus["box"]
     assert x2 - x1 > 2500
+
+
+def test_a_reduced_decode_is_the_picture_made_smaller(photo: Image.Image) -> None:
+    """Of every mode that a JPEG and a PNG may have, up to where the models' preprocessing begins."""
+    for mode in ("RGB", "L", "CMYK"):
+        large = photo.resize((2700, 3600), Image.Resampling.BICUBIC).convert(mode)
+        for data in (encoded(large, "JPEG", quality=95), *([encoded(large)] if mode != "CMYK" else [])):
+            pixels, size = images.decode_reduced(data)
+            assert size == (2700, 3600)
+            assert pixels.shape == (1800, 1350, 3)
+            expected = np.asarray(images.decode(data).resize((1350, 1800), Image.Resampling.BOX)).astype(float)
+            assert np.abs(pixels - expected).mean() < 1
+    small = encoded(photo, "JPEG")
+    assert np.array_equal(images.decode_reduced(small)[0], np.asarray(images.decode(small)))
 
 
 def test_odd_files_of_the_corpora_never_break_the_server(client: httpx.Client, shared: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from timm import create_model
 from transformers import AutoImageProcessor
 
+from benchmarks import reduced
 from tests.conftest import PHOTOS, assert_same
 from train_and_save import captioning, starter
 from vision import models, store
@@ -30,6 +31,7 @@ from vision.schemas import (
     DetectOptions,
     Item,
     Options,
+    Task,
 )
 
 
@@ -103,6 +105,18 @@ def test_a_model_answers_the_same_about_the_fewest_pixels(home: Path, name: str,
             assert scores == pytest.approx({label.label: label.score for label in given.labels}, abs=1e-3)
         else:
             assert_same(shown.model_dump(), given.model_dump(), min_score=0.05)
+
+
+def test_a_reduced_decode_answers_as_a_full_one(shared: Path, home: Path) -> None:
+    """And no worse than resizing twice would; `python -m benchmarks.reduced` measures all of the photographs."""
+    names: dict[Task, str] = {"classification": "efficientnet-lite0", "detection": "nanodet-g"}
+    folders = {task: next((home / "models" / name).glob("*/")) for task, name in names.items()}
+    figures = reduced.measure(folders, shared / "photos" / "coco", 4000, limit=24)
+    ours, twice, full = figures["reduced"], figures["twice"], figures["full"]
+    assert ours["margin"] <= 0.02  # labels that were as good as equal
+    assert ours["score_moved_median"] <= 0.006
+    assert ours["score_moved_most"] <= max(0.05, twice["score_moved_most"])
+    assert ours["ap"] == pytest.approx(full["ap"], abs=0.015)
 
 
 @pytest.mark.parametrize("wish", [{}, {"num_beams": 1}, {"num_beams": 8, "max_new_tokens": 5}, {"max_new_tokens": 1}])

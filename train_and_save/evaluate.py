@@ -10,7 +10,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,7 @@ from vision.errors import VisionError
 from vision.models import Predictor
 from vision.models.classifier import Classifier
 from vision.models.detector import Detector
-from vision.schemas import OPTIONS, DetectOptions, Item, Options, Task
+from vision.schemas import OPTIONS, DetectOptions, Item, Options, Pixels, Task
 
 BATCH = 16  # what the service's runners take at most
 AP_MIN_SCORE = 0.05
@@ -182,13 +182,14 @@ def _few(names: Sequence[str]) -> str:
 
 def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequence[str]) -> Run:
     task = model.card.task
+    shrink = models.load_shrink(folder, task)
     options = DetectOptions(min_score=AP_MIN_SCORE) if task == "detection" else OPTIONS[task]()
     given: list[Any] = []
     for start in tqdm(
         range(0, len(examples), BATCH), desc=f"{model.card.name}, {len(examples)} pictures", unit="batch"
     ):
         batch = examples[start : start + BATCH]
-        results = models.predict_each(model, [_item(example.path, options) for example in batch])
+        results = models.predict_each(model, [_item(example.path, shrink, options) for example in batch])
         for example, result in zip(batch, results, strict=True):
             if isinstance(result, VisionError):
                 raise DataError(f"{example.path}: {result.message}")
@@ -206,13 +207,13 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
     ]
     metrics = answers.metrics(every)
     samples = {name: np.array([each[name] for each in told]) for name in metrics}
-    pictures = [_item(example.path, OPTIONS[task]()) for example in examples[:8]]
+    pictures = [_item(example.path, shrink, OPTIONS[task]()) for example in examples[:8]]
     return Run(model, answers, metrics, samples, {**_size(folder), **_speed(model, pictures)})
 
 
-def _item(path: Path, options: Options) -> Item[Any]:
-    image = images.decode(path.read_bytes(), datasets.LIMITS)
-    return Item(images.to_pixels(image), image.size, options)
+def _item(path: Path, shrink: Callable[[Pixels], Pixels], options: Options) -> Item[Any]:
+    pixels, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
+    return Item(shrink(pixels), size, options)
 
 
 def _with_intervals(values: dict[str, float], samples: dict[str, Values]) -> report.Figures:

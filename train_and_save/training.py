@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from train_and_save import datasets
 from train_and_save.datasets import DataError, Example
 from vision import images, store
-from vision.models import load, load_whole
+from vision.models import load, load_shrink, load_whole
 from vision.models.engine import GRAPH_CONFIG
 from vision.schemas import OPTIONS, Card, Item, Options, Task
 
@@ -145,12 +145,12 @@ def open_picture(path: Path) -> Image.Image:
 
 def served(folder: Path, card: Card, device: str, paths: Sequence[Path], options: Options | None = None) -> list[Any]:
     """What the service would answer for each picture, by default with its default options."""
-    model = load(folder, card, device)
+    model, shrink = load(folder, card, device), load_shrink(folder, card.task)
     chosen = options or OPTIONS[card.task]()
     results: list[Any] = []
     for path in tqdm(paths, desc="measuring", unit="picture"):
-        image = open_picture(path)
-        results += model.predict([Item(images.to_pixels(image), image.size, chosen)])
+        pixels, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
+        results += model.predict([Item(shrink(pixels), size, chosen)])
     return results
 
 

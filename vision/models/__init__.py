@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from vision import images
 from vision.errors import Code, VisionError
 from vision.models.engine import GRAPH_CONFIG
 from vision.models.pixels import Steps
@@ -46,9 +47,7 @@ def load_shrink(folder: Path, task: Task) -> Callable[[Pixels], Pixels]:
         from vision.models import detector
 
         return detector.load_shrink(folder)
-    if not (folder / GRAPH_CONFIG).is_file():
-        return lambda pixels: pixels
-    return Steps.load(folder).shrink
+    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
 
 
 def load_whole(loader: Any, folder: Path) -> Any:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vision import images
 from vision.errors import Code, VisionError
 from vision.schemas import Card, DetectedObject, Detection, DetectOptions, Item, Model, Pixels
 
@@ -71,7 +72,7 @@ def load_shrink(folder: Path) -> Callable[[Pixels], Pixels]:
         case "yolo":
             side = config["side"]
         case _:
-            return lambda pixels: pixels
+            return images.shrink
     return lambda pixels: fit(pixels, side) if max(pixels.shape[:2]) > side else pixels
 
 
