@@ -76,25 +76,25 @@ def test_more_than_can_be_in_work_is_refused_at_once_and_what_was_accepted_is_an
 
 
 def test_what_a_client_left_behind_is_dropped_and_not_run(small: Served) -> None:
-    run_before = metric(small, 'vision_batch_images_sum{task="captioning"}')
+    run_before = metric(small, 'vision_batch_images_sum{task="classification"}')
 
     async def run() -> None:
-        with frozen(small.workers()["captioning"]):
-            leaving = [asyncio.ensure_future(client(small).post("/caption", files=PICTURE))]
+        with frozen(small.workers()["classification"]):
+            leaving = [asyncio.ensure_future(client(small).post("/classify", files=PICTURE))]
             # The first alone is on its way into the runner; the others wait behind it.
-            await until(lambda: metric(small, 'vision_queue_images{task="captioning"}') == 1)
-            leaving += [asyncio.ensure_future(client(small).post("/caption", files=PICTURE)) for _ in range(5)]
+            await until(lambda: metric(small, 'vision_queue_images{task="classification"}') == 1)
+            leaving += [asyncio.ensure_future(client(small).post("/classify", files=PICTURE)) for _ in range(5)]
             await until(lambda: metric(small, "vision_requests_in_flight") == 6)
             for request in leaving:
                 request.cancel()
             await asyncio.gather(*leaving, return_exceptions=True)
             await until(lambda: metric(small, "vision_requests_in_flight") == 0)
         async with client(small) as http:
-            assert (await http.post("/caption", files=PICTURE)).status_code == 200
+            assert (await http.post("/classify", files=PICTURE)).status_code == 200
 
     asyncio.run(run())
     # Ours, and the one that was on its way into the runner when it froze.
-    assert metric(small, 'vision_batch_images_sum{task="captioning"}') - run_before <= 2
+    assert metric(small, 'vision_batch_images_sum{task="classification"}') - run_before <= 2
 
 
 def test_a_request_that_takes_too_long_gets_a_504(small: Served) -> None:
