@@ -2,7 +2,8 @@
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
 the model's card. Classifiers, NanoDet, YOLO and captioners of captioner_graphs.py have graphs; detectors from
-transformers run on PyTorch. Single precision only: half precision was slower wherever it was tried (benchmarks/README.md).
+transformers run on PyTorch. Single precision only:
+half precision was slower wherever it was tried (benchmarks/README.md).
 """
 
 import copy
