@@ -44,6 +44,21 @@ PIXEL_TOLERANCE = 0.01
 """Of normalised pixels, in the mean: Pillow's resizing and torchvision's round in their own ways. A crop that lies a
 pixel aside makes 0.3."""
 
+PLAIN_SEARCH = {
+    "do_sample": False,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "repetition_penalty": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "bad_words_ids": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "begin_suppress_tokens": None,
+    "num_return_sequences": 1,
+}
+"""What vision/models/beam_search.py leaves out of transformers' GenerationConfig."""
+
 SECONDS = 1.0
 EAGER, OPENVINO = "pytorch eager", "openvino float32"
 
@@ -100,13 +115,12 @@ def _steps(processor: Any) -> dict[str, Any] | None:
     crop = (settings.get("crop_size") or {}).get("height") if settings.get("do_center_crop") else None
     if "height" in size:
         resize = [size["height"], size["width"]]
-        crop = crop or size["height"]
     elif "shortest_edge" in size and "crop_pct" in settings:  # ConvNext's
         crop = size["shortest_edge"]
         resize = int(crop / settings["crop_pct"]) if crop < 384 else [crop, crop]
     elif "shortest_edge" in size:
         resize = size["shortest_edge"]
-    if resize is None or crop is None:
+    if resize is None or (isinstance(resize, int) and crop is None):
         return None
     return {
         "resize": resize,
@@ -168,8 +182,11 @@ def _captioning(folder: Path) -> dict[str, float]:
 
 def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> None:
     steps, search = _steps(eager.processor), parts.search
-    if steps is None or not isinstance(steps["resize"], list):
-        raise ValueError("its inputs are of many shapes, and a graph takes one.")
+    if steps is None or not isinstance(steps["resize"], list) or steps["crop"]:
+        raise ValueError("its preprocessing is not known here.")
+    for name, plain in PLAIN_SEARCH.items():
+        if getattr(search, name, None) not in (None, plain):
+            raise ValueError(f"its search has {name}, which is not known here.")
     height, width = steps["resize"]
     see, say = See(parts).eval(), Say(parts).eval()
     pixels = torch.zeros(2, 3, height, width)

@@ -95,12 +95,25 @@ def place(boxes: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray
 
 
 def without_overlaps(
-    scores: NDArray[np.float32], classes: NDArray[np.int64], boxes: NDArray[np.float32], iou: float
+    classes: NDArray[np.int64], boxes: NDArray[np.float32], iou: float, most: int
 ) -> NDArray[np.int64]:
-    """Class-wise non-maximum suppression: return the indices that stay, best first. Boxes are xyxy (N, 4)."""
-    rects = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
-    # its threshold is of scores, which are all high enough
-    return np.array(cv2.dnn.NMSBoxesBatched(rects.tolist(), scores.tolist(), classes.tolist(), 0.0, iou), np.int64)
+    """Class-wise non-maximum suppression of boxes xyxy (N, 4), best first: return the indices of `most` at most.
+
+    In OpenCV's, thousands of boxes take ten times as long.
+    """
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1) * (y2 - y1)
+    kept: list[int] = []
+    left = np.arange(len(boxes))
+    while len(left) and len(kept) < most:
+        best, left = int(left[0]), left[1:]
+        kept.append(best)
+        width = np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left])
+        height = np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left])
+        shared = width.clip(0) * height.clip(0)
+        overlaps = shared > iou * (areas[best] + areas[left] - shared)
+        left = left[~overlaps | (classes[left] != classes[best])]
+    return np.array(kept, np.int64)
 
 
 class Detector:

@@ -54,7 +54,7 @@ class NanoDetNetwork:
         score = scores[anchors, classes]
         best = np.argsort(-score, kind="stable")[:CANDIDATES]
         anchors, classes, score = anchors[best], classes[best], score[best]
-        keep = without_overlaps(score, classes, boxes[anchors], NMS_IOU)
+        keep = without_overlaps(classes, boxes[anchors], NMS_IOU, CANDIDATES)
         return Found(score[keep], classes[keep], place(boxes[anchors[keep]], _placement(pixels)))
 
 

@@ -78,5 +78,5 @@ def _suppressed(scores: Floats, boxes: Floats, min_score: float) -> Found:
     [likely] = (best > min_score).nonzero()
     likely = likely[np.argsort(-best[likely], kind="stable")]
     classes = scores[likely].argmax(axis=1)
-    kept = without_overlaps(best[likely], classes, boxes[likely], NMS_IOU)[:MAX_DETECTIONS]
+    kept = without_overlaps(classes, boxes[likely], NMS_IOU, MAX_DETECTIONS)
     return Found(best[likely][kept], classes[kept], boxes[likely][kept])
