@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from importlib import metadata
@@ -28,6 +28,7 @@ from vision.app import AppFactory
 from vision.coalesce import Coalescer
 from vision.door import Door
 from vision.errors import Code, VisionError
+from vision.models.pixels import Shrink
 from vision.openapi import DocumentedService
 from vision.runners import BESIDE, MAX_BATCH_SIZE, TRACING, CaptioningRunner, ClassificationRunner, DetectionRunner
 from vision.schemas import (
@@ -45,7 +46,6 @@ from vision.schemas import (
 from vision.settings import SETTINGS
 
 Pictures = list[bytes | VisionError] | VisionError
-Shrink = Callable[[Pixels], Pixels]
 
 LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pillow")
 

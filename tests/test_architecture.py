@@ -25,6 +25,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/models/beam_search.py": ("torch", "transformers", "vision.schemas"),
     "vision/models/detector.py": ("torch", "transformers"),
     "vision/models/nanodet.py": ("torch", "transformers"),
+    "vision/models/pixels.py": ("torch", "transformers", "cv2"),
+    "vision/models/yolo.py": ("torch", "transformers", "ultralytics"),
     "vision/images.py": ("bentoml", "starlette", "torch", "transformers", "vision.http", "vision.store", "service"),
     "vision/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),
     "vision/errors.py": ("bentoml", "starlette", "torch", "pydantic", "vision", "service"),

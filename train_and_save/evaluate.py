@@ -10,7 +10,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,8 @@ from vision.errors import VisionError
 from vision.models import Predictor
 from vision.models.classifier import Classifier
 from vision.models.detector import Detector
-from vision.schemas import OPTIONS, DetectOptions, Item, Options, Pixels, Task
+from vision.models.pixels import Shrink
+from vision.schemas import OPTIONS, DetectOptions, Item, Options, Task
 
 BATCH = 16  # what the service's runners take at most
 AP_MIN_SCORE = 0.05
@@ -211,7 +212,7 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
     return Run(model, answers, metrics, samples, {**_size(folder), **_speed(model, pictures)})
 
 
-def _item(path: Path, shrink: Callable[[Pixels], Pixels], options: Options) -> Item[Any]:
+def _item(path: Path, shrink: Shrink, options: Options) -> Item[Any]:
     pixels, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
     return Item(shrink(pixels), size, options)
 

@@ -26,10 +26,8 @@ def save() -> list[str]:
 def _save(*parts: Path) -> str:
     card, version = store.read_card(parts[0]), store.version(*parts)
     tag = f"{card.name}:{version}"
-    if store.is_saved(card, version):
-        if not (store.folder(tag) / OLD_GRAPH).is_file():
-            return tag
-        store.remove(tag)
+    if store.is_saved(card, version) and not (store.folder(tag) / OLD_GRAPH).is_file():
+        return tag
     # Imported late: a start with all models saved should not wait for torch.
     from train_and_save import convert, export
 

@@ -28,16 +28,17 @@ class Coalescer:
         self._on_depth = on_depth
         self._waiting: deque[tuple[Any, asyncio.Future[dict[str, Any]], Context]] = deque()
         self._in_calls = 0
-        self._senders: dict[int, asyncio.Task[None] | None] = {most: None for most in (max_batch, beside) if most}
+        self._sizes = [size for size in (max_batch, beside) if size]
+        self._senders: list[asyncio.Task[None] | None] = [None for _ in self._sizes]
 
     async def predict(self, item: Any) -> dict[str, Any]:
         """Return one item's result or its error."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, copy_context()))
         self._on_depth(len(self._waiting) + self._in_calls)
-        for most, sender in self._senders.items():
+        for index, sender in enumerate(self._senders):
             if sender is None or sender.done():
-                self._senders[most] = asyncio.create_task(self._send(most))
+                self._senders[index] = asyncio.create_task(self._send(self._sizes[index]))
                 break
         return await future
 

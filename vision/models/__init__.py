@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from vision import images
 from vision.errors import Code, VisionError
 from vision.models.engine import GRAPH_CONFIG
-from vision.models.pixels import Steps
-from vision.schemas import Card, Item, Pixels, Task
+from vision.models.pixels import Shrink, Steps
+from vision.schemas import Card, Item, Task
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def load(folder: Path, card: Card, device: str) -> Predictor:
             return Detector(folder, card, device)
 
 
-def load_shrink(folder: Path, task: Task) -> Callable[[Pixels], Pixels]:
-    """Return what gives the fewest pixels about which the model of load() answers the same, without loading it."""
+def load_shrink(folder: Path, task: Task) -> Shrink:
+    """Return the model's Shrink, without loading the model."""
     if task == "detection":
         from vision.models import detector
 

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vision import images
 from vision.errors import Code, VisionError
+from vision.models.pixels import Shrink
 from vision.schemas import Card, DetectedObject, Detection, DetectOptions, Item, Model, Pixels
 
 
@@ -61,8 +62,8 @@ def by_shape(inputs: Sequence[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def load_shrink(folder: Path) -> Callable[[Pixels], Pixels]:
-    """Return what gives the fewest pixels of which the network of load_network is shown the same."""
+def load_shrink(folder: Path) -> Shrink:
+    """Return the Shrink of what load_network loads."""
     config = json.loads((folder / "config.json").read_text())
     match config["model_type"]:
         case "nanodet":

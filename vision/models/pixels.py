@@ -1,7 +1,7 @@
 """What stands before a network that is not transformers' own: resize, crop, normalise."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +11,9 @@ from pydantic import BaseModel
 
 from vision.models.engine import GRAPH_CONFIG, Floats
 from vision.schemas import Pixels
+
+Shrink = Callable[[Pixels], Pixels]
+"""Makes of a picture the fewest pixels about which a model answers the same."""
 
 
 class Steps(BaseModel):
