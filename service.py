@@ -241,8 +241,8 @@ class Vision:
 
 
 def _pixels(data: bytes, shrink: Mapping[Task, Shrink]) -> tuple[dict[Task, Pixels], tuple[int, int]]:
-    pixels, size = images.decode_reduced(data, SETTINGS.limits())
-    return {task: one(pixels) for task, one in shrink.items()}, size
+    picture, size = images.decode_reduced(data, SETTINGS.limits())
+    return {task: one(picture) for task, one in shrink.items()}, size
 
 
 def _ms(start: float, end: float) -> float:

@@ -25,12 +25,12 @@ from tests.conftest import encoded
 from train_and_save.datasets import Boxed, read_boxes
 from train_and_save.measures import Detected
 from vision import images, models, store
-from vision.schemas import ClassifyOptions, Detection, DetectOptions, Item, Options, Pixels, Task
+from vision.schemas import ClassifyOptions, Detection, DetectOptions, Item, Options, Task
 
-WAYS: dict[str, Callable[[bytes], Pixels]] = {
-    "full": lambda data: np.asarray(images.decode(data)),
+WAYS: dict[str, Callable[[bytes], Image.Image]] = {
+    "full": images.decode,
     "reduced": lambda data: images.decode_reduced(data)[0],
-    "twice": lambda data: images.shrink(np.asarray(images.decode(data))),
+    "twice": lambda data: Image.fromarray(images.shrink(images.decode(data))),
 }
 ASKED: dict[Task, Options] = {
     "classification": ClassifyOptions(top_k=1000),
@@ -52,8 +52,8 @@ class Looks:
     def add(self, data: bytes, size: tuple[int, int]) -> None:
         for name, way in WAYS.items():
             start = perf_counter()
-            pixels = way(data)
-            shown = {task: pixels if name == "full" else self._shrink[task](pixels) for task in ASKED}
+            picture = way(data)
+            shown = {task: np.asarray(picture) if name == "full" else self._shrink[task](picture) for task in ASKED}
             self.seconds[name].append(perf_counter() - start)
             answers: dict[Task, Any] = {
                 task: self._models[task].predict([Item(shown[task], size, options)])[0]

@@ -19,8 +19,8 @@ class Engine:
         self._options = OPTIONS[case.task](**case.options)
 
     def decode(self, data: bytes) -> Item[Any]:
-        pixels, size = images.decode_reduced(data, images.LIMITS)
-        return Item(self._shrink(pixels), size, self._options)
+        picture, size = images.decode_reduced(data, images.LIMITS)
+        return Item(self._shrink(picture), size, self._options)
 
     def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
         """Raises VisionError when a picture fails: only successes count."""

@@ -146,7 +146,11 @@ def test_the_service_answers_as_the_reference_libraries(served: tuple[tuple[str 
         cards = {card["task"]: card for card in httpx.get(f"{url}/models").json()["models"]}
         assert cards["classification"]["source"] == f"{classifier} at {hub.COMMIT[:12]}"
         assert cards["classification"]["licence"] == "apache-2.0"
-        assert cards["classification"]["engines"].keys() == {"openvino float32", "pytorch eager"}
+        assert cards["classification"]["engines"].keys() == {
+            "openvino float32",
+            "openvino float32, streams",
+            "pytorch eager",
+        }
         assert cards["detection"]["licence"].startswith("AGPL-3.0" if "YOLO" in detector else "apache-2.0")
 
 

@@ -213,8 +213,8 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
 
 
 def _item(path: Path, shrink: Shrink, options: Options) -> Item[Any]:
-    pixels, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
-    return Item(shrink(pixels), size, options)
+    picture, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
+    return Item(shrink(picture), size, options)
 
 
 def _with_intervals(values: dict[str, float], samples: dict[str, Values]) -> report.Figures:

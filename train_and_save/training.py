@@ -149,8 +149,8 @@ def served(folder: Path, card: Card, device: str, paths: Sequence[Path], options
     chosen = options or OPTIONS[card.task]()
     results: list[Any] = []
     for path in tqdm(paths, desc="measuring", unit="picture"):
-        pixels, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
-        results += model.predict([Item(shrink(pixels), size, chosen)])
+        picture, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
+        results += model.predict([Item(shrink(picture), size, chosen)])
     return results
 
 

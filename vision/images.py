@@ -71,15 +71,14 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     return _decode(data, limits, None)[0]
 
 
-def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Pixels, tuple[int, int]]:
-    """Decode a picture to where a model's preprocessing begins; return its pixels and its (width, height) in full.
+def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a picture to where a model's preprocessing begins; return it and its (width, height) in full.
 
     As decode(), but sides are divided by the largest whole number that leaves ENOUGH of the longer one: in a JPEG
     as far as the inverse transform gives fewer pixels for less work (by 2, 4 or 8), the rest by averaging. Models
     resize from there once. That is nearer to what they answer about all pixels than resizing twice.
     """
-    image, size = _decode(data, limits, ENOUGH)
-    return np.asarray(image), size
+    return _decode(data, limits, ENOUGH)
 
 
 def _decode(data: bytes, limits: Limits, least: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -115,14 +114,13 @@ def _decode(data: bytes, limits: Limits, least: int | None) -> tuple[Image.Image
         ) from error
 
 
-def shrink(pixels: Pixels) -> Pixels:
+def shrink(image: Image.Image) -> Pixels:
     """Pixels whose longer side is at most ENOUGH, for models whose own preprocessing is not known here."""
-    height, width = pixels.shape[:2]
-    scale = ENOUGH / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    scale = ENOUGH / max(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:

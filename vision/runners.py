@@ -18,9 +18,9 @@ from vision.settings import SETTINGS
 
 MAX_BATCH_SIZE = 16
 
-BESIDE: dict[Task, int] = {"classification": 0, "captioning": 4, "detection": 0}
-"""Pictures that a runner takes while it works on a batch. A batch of sentences takes long: who comes later should not
-have to wait for all of it."""
+BESIDE: dict[Task, int] = {"classification": 8, "captioning": 4, "detection": 8}
+"""Pictures that a runner takes while it works on a batch: so it has some when the batch is done, and who comes later
+does not wait for all of a batch, which takes long where sentences are written."""
 
 log = logging.getLogger("bentoml.vision")
 
@@ -35,6 +35,7 @@ CONFIG: dict[str, Any] = {
     "resources": {"gpu": 0.33},
     "service_class": RunnerService,
     "traffic": {"timeout": 120},
+    "threads": 2,
     "tracing": TRACING,
     # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.
     "runner_connection": {"max_requests": 1_000_000_000, "max_age": 1e9},
@@ -102,7 +103,7 @@ class ClassificationRunner(Runner):
     stored = StoredModel(SETTINGS.classification_model)
 
 
-@bentoml.service(name="captioning", threads=2, **CONFIG)
+@bentoml.service(name="captioning", **CONFIG)
 class CaptioningRunner(Runner):
     task: Task = "captioning"
     stored = StoredModel(SETTINGS.captioning_model)

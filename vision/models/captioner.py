@@ -3,6 +3,8 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +13,7 @@ from tokenizers import Tokenizer
 
 from vision.models import engine
 from vision.models.beam_search import BeamSearch, Rules
-from vision.models.engine import GRAPH_CONFIG, Floats
+from vision.models.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint
 from vision.models.pixels import Steps
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
 
@@ -29,7 +31,8 @@ class Writer(Protocol):
 
 def load_writer(folder: Path, device: str) -> Writer:
     if engine.has_graph(folder, device) and (folder / DECODER_GRAPH).is_file():
-        return GraphWriter(folder)
+        has_streams = engine.read(folder / GRAPH).has_rt_info(STREAMS)
+        return StreamsWriter(folder) if has_streams else GraphWriter(folder)
     from vision.models.transformers_captioner import TransformersWriter
 
     return TransformersWriter(folder, device)
@@ -61,14 +64,13 @@ class GraphWriter:
     keeps its own of the tokens so far. A picture whose sentence is found leaves the batch.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hint: Hint = "LATENCY") -> None:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
         self.preprocess = Steps.load(folder)
         self.rules = Rules(**config["rules"])
         self.cache: list[int] = config["cache"]  # layers, 2 for keys and values, heads, width of a head
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.see = engine.openvino(folder)
-        self.say = engine.openvino(folder, DECODER_GRAPH)
+        self.see, self.say = (Graph(engine.read(folder / name), hint) for name in (GRAPH, DECODER_GRAPH))
 
     def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
         # Some at a time, so that who writes beside this call has a turn.
@@ -95,3 +97,19 @@ class GraphWriter:
             if len(going) < len(running):
                 running, seen = [running[index] for index in going], [part[going] for part in seen]
             parents = np.concatenate([kept[index] for index in going]) if going else parents
+
+
+class StreamsWriter:
+    """A Writer that gives each core some of many pictures; cores that share a search wait for each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._alone, self._beside = GraphWriter(folder), GraphWriter(folder, "THROUGHPUT")
+        self._workers = ThreadPoolExecutor(self._beside.say.streams)
+
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+        if len(pictures) < 2 * SEEN:
+            return self._alone.write(pictures, options)
+        some = max(SEEN, ceil(len(pictures) / self._beside.say.streams))
+        parts = [pictures[at : at + some] for at in range(0, len(pictures), some)]
+        written = self._workers.map(lambda part: self._beside.write(part, options), parts)
+        return [sentence for part in written for sentence in part]

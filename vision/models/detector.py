@@ -74,7 +74,7 @@ def load_shrink(folder: Path) -> Shrink:
             side = config["side"]
         case _:
             return images.shrink
-    return lambda pixels: fit(pixels, side) if max(pixels.shape[:2]) > side else pixels
+    return lambda picture: fit(np.asarray(picture), side) if max(picture.size) > side else np.asarray(picture)
 
 
 def fit(pixels: Pixels, side: int) -> Pixels:

@@ -6,13 +6,15 @@ answers as PyTorch does and is faster.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import openvino as ov
     from torch import nn
 
 Floats = NDArray[np.float32]
@@ -26,38 +28,79 @@ GRAPH_CONFIG = "openvino.json"
 """What stands around the graph, where the model's code does not know it: labels, preprocessing, a search's rules."""
 
 
+STREAMS = ["vision", "streams"]
+"""Where a graph's runtime information says that many pictures are done faster with a core for each."""
+
+Hint = Literal["LATENCY", "THROUGHPUT"]
+"""A call has all cores, or as many calls as are best here have some each."""
+
+
 def has_graph(folder: Path, device: str) -> bool:
     return device == "cpu" and (folder / GRAPH).is_file()
 
 
-def openvino(folder: Path, graph: str = GRAPH) -> Engine:
-    """Compile a saved graph for this machine's CPU, in float32 whatever the processor could do."""
+class Graph:
+    """An OpenVINO graph, compiled for this machine's CPU in float32, whatever the processor could do."""
+
+    def __init__(self, model: "ov.Model", hint: Hint) -> None:
+        import openvino as ov
+
+        self._compiled = ov.Core().compile_model(
+            model,
+            "CPU",
+            {
+                # On processors with bfloat16 the default would be that, and two machines would give two answers.
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": hint,
+                # Three runners share the cores: pinned threads would all sit on the same ones.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self.streams: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        """Calls that it works on at a time; more wait."""
+        self._idle: list[ov.InferRequest] = []  # each has memory of its own, for one thread at a time
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[Floats, ...]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        outputs: Any = request.infer(inputs, share_inputs=True)
+        self._idle.append(request)
+        return tuple(outputs[index] for index in range(len(self._compiled.outputs)))
+
+
+class Streams:
+    """A graph that is given one picture at a time: a few with all cores for each, more with a core for each.
+
+    Cores that share a picture wait for each other at every layer, and long when another process takes one of them.
+    """
+
+    def __init__(self, model: "ov.Model") -> None:
+        model.reshape({part: [1, *list(part.partial_shape)[1:]] for part in model.inputs})
+        self._alone, self._beside = Graph(model, "LATENCY"), Graph(model, "THROUGHPUT")
+        self._workers = ThreadPoolExecutor(self._beside.streams)
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[Floats, ...]:
+        count = len(inputs[0])
+        each = [[values[index : index + 1] for values in inputs] for index in range(count)]
+        if count > self._beside.streams / 2:
+            outputs = list(self._workers.map(lambda one: self._beside(*one), each))
+        else:
+            outputs = [self._alone(*one) for one in each]
+        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+
+def openvino(folder: Path) -> Engine:
+    """Load a model's graph as it was found to be faster where it was saved."""
+    model = read(folder / GRAPH)
+    return Streams(model) if model.has_rt_info(STREAMS) else Graph(model, "LATENCY")
+
+
+def read(graph: Path) -> "ov.Model":
     import openvino as ov
 
-    compiled = ov.Core().compile_model(
-        folder / graph,
-        "CPU",
-        {
-            # On processors with bfloat16 the default would be that, and two machines would give two answers.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            # Three runners share the cores: pinned threads would all sit on the same ones.
-            "ENABLE_CPU_PINNING": False,
-        },
-    )
-
-    idle: list[ov.InferRequest] = []  # each has memory of its own, for one thread at a time
-
-    def run(*inputs: NDArray[Any]) -> tuple[Floats, ...]:
-        try:
-            request = idle.pop()
-        except IndexError:
-            request = compiled.create_infer_request()
-        outputs: Any = request.infer(inputs, share_inputs=True)
-        idle.append(request)
-        return tuple(outputs[index] for index in range(len(compiled.outputs)))
-
-    return run
+    return ov.Core().read_model(graph)
 
 
 def eager(module: "nn.Module", device: str) -> Engine:

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from vision.models.engine import GRAPH_CONFIG, Floats
 from vision.schemas import Pixels
 
-Shrink = Callable[[Pixels], Pixels]
-"""Makes of a picture the fewest pixels about which a model answers the same."""
+Shrink = Callable[[Image.Image], Pixels]
+"""Makes of an RGB picture the fewest pixels about which a model answers the same."""
 
 
 class Steps(BaseModel):
@@ -37,20 +37,20 @@ class Steps(BaseModel):
     def __call__(self, pictures: Sequence[Pixels]) -> Floats:
         """Return what the network takes, (B, 3, H, W)."""
         mean, std = np.array([self.mean, self.std], np.float32) * 255
-        return normalize(np.stack([self._middle(pixels, self.crop) for pixels in pictures]), mean, std)
+        return normalize(np.stack([self._middle(Image.fromarray(pixels), self.crop) for pixels in pictures]), mean, std)
 
-    def shrink(self, pixels: Pixels) -> Pixels:
+    def shrink(self, picture: Image.Image) -> Pixels:
         """Return the fewest pixels of which the network is shown the same; a picture with no more stays as it is."""
-        height, width = pixels.shape[:2]
         if not isinstance(self.resize, int):
-            return pixels if height * width <= self.resize[0] * self.resize[1] else self._middle(pixels, None)
+            few = picture.height * picture.width <= self.resize[0] * self.resize[1]
+            return np.asarray(picture) if few else self._middle(picture, None)
         # The crop of a square lies where it lay in the picture if half of what it drops is an even number.
         exact = self.crop is not None and self.crop <= self.resize and (self.resize - self.crop) % 4 == 0
-        return self._middle(pixels, self.resize) if exact and min(height, width) > self.resize else pixels
+        few = min(picture.size) <= self.resize
+        return self._middle(picture, self.resize) if exact and not few else np.asarray(picture)
 
-    def _middle(self, pixels: Pixels, crop: int | None) -> Pixels:
+    def _middle(self, picture: Image.Image, crop: int | None) -> Pixels:
         """Resize and crop in one step, which never makes what the crop would drop."""
-        picture = Image.fromarray(pixels)
         height, width = self._resized(picture)
         y1, y2 = _kept(picture.height, height, crop or height)
         x1, x2 = _kept(picture.width, width, crop or width)
