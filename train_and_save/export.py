@@ -2,7 +2,7 @@
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
 the model's card. A graph that does many pictures faster with a core for each (OpenVINO's streams) is marked as such.
-Classifiers, NanoDet, YOLO and captioners of captioner_graphs.py have graphs; detectors from transformers run on PyTorch.
+Classifiers, NanoDet, YOLO and captioners of captioner_graphs.py have graphs; transformers' detectors run on PyTorch.
 Single precision only: half precision was slower wherever it was tried (benchmarks/README.md).
 """
 
