@@ -5,8 +5,10 @@ than one second and a quarter of the memory. train_and_save/export.py writes the
 answers as PyTorch does and is faster.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,15 +82,28 @@ class Streams:
         model.reshape({part: [1, *list(part.partial_shape)[1:]] for part in model.inputs})
         self._alone, self._beside = Graph(model, "LATENCY"), Graph(model, "THROUGHPUT")
         self._workers = ThreadPoolExecutor(self._beside.streams)
+        self._running, self._lock = 0, threading.Lock()
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[Floats, ...]:
-        count = len(inputs[0])
-        each = [[values[index : index + 1] for values in inputs] for index in range(count)]
-        if count > self._beside.streams / 2:
-            outputs = list(self._workers.map(lambda one: self._beside(*one), each))
-        else:
-            outputs = [self._alone(*one) for one in each]
+        each = [[values[index : index + 1] for values in inputs] for index in range(len(inputs[0]))]
+        with self._entered(len(each)) as running:
+            if running > self._beside.streams / 2:
+                outputs = list(self._workers.map(lambda one: self._beside(*one), each))
+            else:
+                outputs = [self._alone(*one) for one in each]
         return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+    @contextmanager
+    def _entered(self, count: int) -> Iterator[int]:
+        """Tell how many pictures run, with these and those of calls in other threads."""
+        with self._lock:
+            self._running += count
+            running = self._running
+        try:
+            yield running
+        finally:
+            with self._lock:
+                self._running -= count
 
 
 def openvino(folder: Path) -> Engine:
