@@ -3,6 +3,8 @@
 import operator
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from tests.conftest import PHOTOS, assert_same
 from train_and_save import captioning, starter
 from vision import models, store
 from vision.errors import VisionError
-from vision.models.captioner import Captioner, GraphWriter
+from vision.models import engine
+from vision.models.captioner import Captioner, GraphWriter, StreamsWriter
+from vision.models.engine import Graph, Streams
 from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
 from vision.schemas import (
@@ -75,6 +79,26 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
                 assert found.label == expected.label
                 assert found.score == pytest.approx(expected.score, abs=1e-4)
                 assert found.box == pytest.approx(expected.box, abs=0.1)
+
+
+def test_streams_answer_as_a_graph_does_however_many_come_from_however_many_threads(home: Path) -> None:
+    [folder] = (home / "models" / "efficientnet-lite0").glob("*/")
+    graph, streams = (make(engine.read(folder / engine.GRAPH)) for make in (partial(Graph, hint="LATENCY"), Streams))
+    inputs = np.random.default_rng(0).standard_normal((9, 3, 224, 224), np.float32)
+    [expected] = graph(inputs)
+    parts = [slice(0, 1), slice(1, 3), slice(3, 9), slice(8, 9)] * 3
+    with ThreadPoolExecutor(len(parts)) as callers:
+        for part, [logits] in zip(parts, callers.map(lambda part: streams(inputs[part]), parts), strict=True):
+            assert np.abs(logits - expected[part]).max() <= 1e-4
+
+
+def test_a_captioner_with_streams_writes_as_one_without(home: Path) -> None:
+    [folder] = (home / "models" / "flickr8k-captioner").glob("*/")
+    photo = Image.open(PHOTOS["bus"]).convert("RGB")
+    pictures = [np.asarray(photo.rotate(5 * turn, Image.Resampling.BICUBIC)) for turn in range(11)]
+    expected = GraphWriter(folder).write(pictures, CaptionOptions())
+    assert len(set(expected)) > 1
+    assert StreamsWriter(folder).write(pictures, CaptionOptions()) == expected
 
 
 @pytest.mark.parametrize(
