@@ -71,7 +71,7 @@ async def measure(url: str, picture: bytes, limit: int, seconds: float) -> None:
         peak = sum(answer.status == 200 for answer in full) / seconds
         print(f"alone p99 {alone * 1000:.0f} ms; {limit} clients: {peak:.1f}/s, p99 {p99(full) * 1000:.0f} ms")
         print("load  goodput/peak  accepted p99 ms (x alone, x full)  refusal p50, p99 ms  client CPU  answers")
-        for load in (0.5, 1, 2, 5, 10):
+        for load in (0.5, 1, 2, 4, 8):
             cpu, wall = process_time(), perf_counter()
             answers = await client.open_loop(load * peak, seconds)
             share = (process_time() - cpu) / (perf_counter() - wall)

@@ -3,7 +3,8 @@
 Peers are as their documentation shows, and `-tuned` with our engine and decoder. All servers of a model are up at once
 and are measured in turns, round after round; before that, each must answer as we do. `bare` is the limit: our engine
 without HTTP. Loads: so many clients in a closed loop; `16 at once`, two clients that send 16 pictures a request (ours
-only); `half`, random arrivals at half of what the same server answered to the most clients in the same round.
+only); random arrivals at half of what the same server answered to the most clients in the same round (`half`), and at
+half of what the slowest did (`same`).
 
 Writes peers.json, peers.md and plots into --out.
 """
@@ -139,9 +140,11 @@ class Bench:
             if server.name == "ours" and "16" in files:
                 many = self._load(server, files["16"], self._seconds, images=AT_ONCE, clients=2)
                 now[server.name]["16 at once"] = many
-            if capacity := now[server.name][cell.most].rate:
-                half = self._load(server, files["1"], self._seconds, rate=capacity / 2, seed=number)
-                now[server.name]["half"] = half
+        capacities = {name: rate for name, loads in now.items() if (rate := loads[cell.most].rate)}
+        for server in servers:
+            if capacity := capacities.get(server.name):
+                for load, rate in (("half", capacity / 2), ("same", min(capacities.values()) / 2)):
+                    now[server.name][load] = self._load(server, files["1"], self._seconds, rate=rate, seed=number)
         for name, loads in now.items():
             cell.rounds[name].append(loads)
 

@@ -110,14 +110,14 @@ def _cell(cell: Cell) -> Iterator[str]:
     yield f"- one picture without a server: decoding {bare['decode_ms']:.1f} ms, forward {bare['forward_ms']:.1f} ms\n"
     head = ["server", *(f"images/s, {count} clients" for count in cell.clients), f"of bare, {cell.most} clients"]
     head += ["ours / it, round by round", "CPU ms an image", "p50 ms, 1 client", "over forward"]
-    head += ["p50 / p99 ms at half", "client CPU", "of matmul", "failures"]
+    head += ["p50 / p99 ms at half of its own rate", "at half of the slowest's", "client CPU", "of matmul", "failures"]
     yield _row(head)
     yield _row(["---"] * len(head))
     rates = [one["rate"] for one in cell.bare]
     share = bare["rate"] * cell.gflop / peak
     blank = [""] * (len(cell.clients) - 1)
     yield _row(
-        ["bare loop", *blank, _spread(rates), "", "", f"{bare['cpu_ms']:.1f}", "", "", "", "", f"{share:.0%}", ""]
+        ["bare loop", *blank, _spread(rates), "", "", f"{bare['cpu_ms']:.1f}", "", "", "", "", "", f"{share:.0%}", ""]
     )
     for server in cell.rounds:
         yield _row(_server(cell, server, bare, peak))
@@ -145,8 +145,10 @@ def _verdict(cell: Cell) -> Iterator[str]:
             max(values) for values in zip(*(cell.of(p, cell.most, lambda one: one.rate) for p in peers), strict=True)
         ]
         yield f"- images/s, of the best {kind} peer's: {_rounds(rates, best)}"
-        late = [min(values) for values in zip(*(cell.of(p, "half", lambda one: one.p99) for p in peers), strict=False)]
-        yield f"- p99 at half, of the best {kind} peer's: {_rounds(cell.of('ours', 'half', lambda one: one.p99), late)}"
+        for load, what in (("half", "half of its own rate"), ("same", "the same rate, half of the slowest's")):
+            late = [min(all_) for all_ in zip(*(cell.of(p, load, lambda one: one.p99) for p in peers), strict=False)]
+            ours = cell.of("ours", load, lambda one: one.p99)
+            yield f"- p99 at {what}, of the best {kind} peer's: {_rounds(ours, late)}"
 
 
 def _rounds(some: Sequence[float], others: Sequence[float]) -> str:
@@ -159,7 +161,12 @@ def _server(cell: Cell, server: str, bare: dict[str, float], peak: float) -> lis
     most = cell.of(server, cell.most, lambda one: one.rate)
     ours = cell.of("ours", cell.most, lambda one: one.rate) if "ours" in cell.rounds else []
     alone = _median(cell.of(server, "1", lambda one: one.p50))
-    half = [_median(cell.of(server, "half", value)) for value in (lambda one: one.p50, lambda one: one.p99)]
+    late = [
+        " / ".join(
+            f"{_median(cell.of(server, load, value)):.0f}" for value in (lambda one: one.p50, lambda one: one.p99)
+        )
+        for load in ("half", "same")
+    ]
     failed = sum(sum(one.failures.values()) for loads in cell.rounds[server] for one in loads.values())
     client = max((one.client_cpu for loads in cell.rounds[server] for one in loads.values()), default=NO_NUMBER)
     return [
@@ -170,7 +177,7 @@ def _server(cell: Cell, server: str, bare: dict[str, float], peak: float) -> lis
         f"{_median(cell.of(server, cell.most, lambda one: one.cpu_ms)):.1f}",
         f"{alone:.1f}",
         f"{alone - bare['forward_ms']:+.1f}",
-        f"{half[0]:.0f} / {half[1]:.0f}",
+        *late,
         f"{client:.0%}",
         f"{_median(most) * cell.gflop / peak:.0%}",
         str(failed),

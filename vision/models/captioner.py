@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from vision.models import engine
 from vision.models.beam_search import BeamSearch, Rules
-from vision.models.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint
+from vision.models.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint, Running
 from vision.models.pixels import Steps
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
 
@@ -104,12 +104,17 @@ class StreamsWriter:
 
     def __init__(self, folder: Path) -> None:
         self._alone, self._beside = GraphWriter(folder), GraphWriter(folder, "THROUGHPUT")
-        self._workers = ThreadPoolExecutor(self._beside.say.streams)
+        self._streams = self._beside.say.streams
+        self._workers = ThreadPoolExecutor(self._streams)
+        self._running = Running()
 
     def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
-        if len(pictures) < 2 * SEEN:
-            return self._alone.write(pictures, options)
-        some = max(SEEN, ceil(len(pictures) / self._beside.say.streams))
-        parts = [pictures[at : at + some] for at in range(0, len(pictures), some)]
-        written = self._workers.map(lambda part: self._beside.write(part, options), parts)
-        return [sentence for part in written for sentence in part]
+        with self._running.with_these(len(pictures)) as running:
+            if running < 2 * SEEN:
+                return self._alone.write(pictures, options)
+            some = max(SEEN, ceil(len(pictures) / self._streams))
+            first, *parts = (pictures[at : at + some] for at in range(0, len(pictures), some))
+            others = self._workers.map(lambda part: self._beside.write(part, options), parts)
+            # Here and not in a worker, which may have much to do for another thread.
+            sentences = self._beside.write(first, options)
+            return sentences + [sentence for part in others for sentence in part]

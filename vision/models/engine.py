@@ -72,6 +72,24 @@ class Graph:
         return tuple(outputs[index] for index in range(len(self._compiled.outputs)))
 
 
+class Running:
+    """How many pictures are in work, in all threads."""
+
+    def __init__(self) -> None:
+        self._count, self._lock = 0, threading.Lock()
+
+    @contextmanager
+    def with_these(self, count: int) -> Iterator[int]:
+        with self._lock:
+            self._count += count
+            running = self._count
+        try:
+            yield running
+        finally:
+            with self._lock:
+                self._count -= count
+
+
 class Streams:
     """A graph that is given one picture at a time: a few with all cores for each, more with a core for each.
 
@@ -82,28 +100,16 @@ class Streams:
         model.reshape({part: [1, *list(part.partial_shape)[1:]] for part in model.inputs})
         self._alone, self._beside = Graph(model, "LATENCY"), Graph(model, "THROUGHPUT")
         self._workers = ThreadPoolExecutor(self._beside.streams)
-        self._running, self._lock = 0, threading.Lock()
+        self._running = Running()
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[Floats, ...]:
         each = [[values[index : index + 1] for values in inputs] for index in range(len(inputs[0]))]
-        with self._entered(len(each)) as running:
+        with self._running.with_these(len(each)) as running:
             if running > self._beside.streams / 2:
                 outputs = list(self._workers.map(lambda one: self._beside(*one), each))
             else:
                 outputs = [self._alone(*one) for one in each]
         return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
-
-    @contextmanager
-    def _entered(self, count: int) -> Iterator[int]:
-        """Tell how many pictures run, with these and those of calls in other threads."""
-        with self._lock:
-            self._running += count
-            running = self._running
-        try:
-            yield running
-        finally:
-            with self._lock:
-                self._running -= count
 
 
 def openvino(folder: Path) -> Engine:
