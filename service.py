@@ -186,7 +186,7 @@ class Vision:
         async def run(task: Task, options: Options) -> dict[str, Any]:
             item = {"pixels": shown[task], "size": (width, height), "options": options.model_dump()}
             with tracer.start_as_current_span(task):
-                result = await self._queues[task].predict(item)
+                result = await self._queues[task].predict(item, http.FACTS.get().images)
             ms[task] = _ms(decoded, perf_counter())
             _tell(task, result)
             return result

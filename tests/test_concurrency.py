@@ -102,18 +102,21 @@ def test_a_label_filter_that_fails_in_a_batch_fails_only_its_caller(server: str)
 
 
 def test_a_lone_caption_does_not_wait_for_a_whole_batch_of_long_ones(server: str) -> None:
+    nobody = 'vision_queue_images{task="captioning"} 0.0'
+
     async def run() -> int:
         async with httpx.AsyncClient(base_url=server, timeout=120) as client:
-            # Small ones: decoding takes no time then, and the batch goes out together.
+            # Small ones, or most of the time would be decoding.
             long, short = (encoded(Image.open(PHOTOS[name]).resize((256, 256)), "JPEG") for name in ("zidane", "cat"))
             pictures = [("images", long)] * 16
             batch = asyncio.create_task(client.post("/caption", files=pictures, data={"num_beams": 8}))
-            alone, answers = {"images": short}, 0
+            answered_meanwhile = 0
             while not batch.done():
-                assert (await client.post("/caption", files=alone, data={"num_beams": 1})).status_code == 200
-                answers += 1
+                in_work = nobody not in (await client.get("/metrics")).text
+                alone = await client.post("/caption", files={"images": short}, data={"num_beams": 1})
+                assert alone.status_code == 200
+                answered_meanwhile += in_work and not batch.done()
             assert (await batch).status_code == 200
-            return answers
+            return answered_meanwhile
 
-    # The first may have gone out with the batch, the last may have come after it.
-    assert asyncio.run(run()) >= 3
+    assert asyncio.run(run()) >= 1

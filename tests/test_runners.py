@@ -142,6 +142,25 @@ def test_a_few_items_go_out_beside_a_call_in_flight() -> None:
     asyncio.run(run())
 
 
+def test_few_items_do_not_wait_for_those_of_a_request_with_many() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 4, lambda _: None, beside=2)
+        many = [asyncio.ensure_future(coalescer.predict(item, among=9)) for item in range(1, 10)]
+        while not runner.calls:
+            await asyncio.sleep(0)
+        few = await queued(coalescer, [21, 22, 23])
+        while len(runner.calls) < 2:
+            await asyncio.sleep(0)
+        assert runner.calls == [[1, 2, 3, 4], [21, 22]]
+        for _ in range(5):
+            runner.go.release()
+        await asyncio.gather(*many, *few)
+        assert runner.calls[2:] == [[5, 6, 7, 8], [23], [9]]
+
+    asyncio.run(run())
+
+
 def test_an_item_whose_caller_left_is_never_sent() -> None:
     async def run() -> None:
         runner = Runner()

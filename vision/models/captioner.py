@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,9 @@ from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
 
 SEEN = 4
 """Pictures that a graph sees at once; a CPU is no faster with more."""
+
+CALM_SECONDS = 0.25
+"""Who comes so soon after callers met each other will hardly be alone, and is given one core."""
 
 DECODER_GRAPH = "openvino_step.xml"
 
@@ -100,17 +104,24 @@ class GraphWriter:
 
 
 class StreamsWriter:
-    """A Writer that gives each core some of many pictures; cores that share a search wait for each other."""
+    """A Writer that gives each core some of many pictures; cores that share a search wait for each other.
+
+    A few pictures that come alone have all cores, which makes their sentence a fifth faster for 1.7 times the CPU.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._alone, self._beside = GraphWriter(folder), GraphWriter(folder, "THROUGHPUT")
         self._streams = self._beside.say.streams
         self._workers = ThreadPoolExecutor(self._streams)
         self._running = Running()
+        self._calm_from = 0.0
 
     def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
         with self._running.with_these(len(pictures)) as running:
-            if running < 2 * SEEN:
+            now = monotonic()
+            if running > min(len(pictures), 2 * SEEN - 1):
+                self._calm_from = now + CALM_SECONDS
+            if now >= self._calm_from:
                 return self._alone.write(pictures, options)
             some = max(SEEN, ceil(len(pictures) / self._streams))
             first, *parts = (pictures[at : at + some] for at in range(0, len(pictures), some))
