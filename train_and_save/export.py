@@ -2,7 +2,7 @@
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
 the model's card. A graph that does many pictures faster with a core for each (OpenVINO's streams) is marked as such.
-Classifiers, NanoDet, YOLO and captioners of captioner_graphs.py have graphs; transformers' detectors run on PyTorch.
+Classifiers, NanoDet, YOLO, RT-DETR and kin, and captioners of captioner_graphs.py have graphs.
 Single precision only: half precision was slower wherever it was tried (benchmarks/README.md).
 """
 
@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from transformers import RTDetrImageProcessor
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from train_and_save.captioner_graphs import Family, Say, See, family
@@ -33,8 +34,10 @@ from vision.models.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, W
 from vision.models.classifier import GraphNetwork
 from vision.models.engine import GRAPH_CONFIG
 from vision.models.nanodet import SIDE
+from vision.models.pixels import Steps
 from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
+from vision.models.transformers_detector import Queries, TransformersDetector
 from vision.schemas import CaptionOptions, Card, Pixels
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ def add_graph(folder: Path, card: Card) -> Card:
         elif card.task == "captioning":
             paces = _captioning(folder)
         else:
-            return card
+            paces = _detr(folder)
     except Exception as error:
         # OpenVINO raises nearly every type for what it cannot convert; the model is served by PyTorch then.
         log.warning("%s runs on PyTorch; OpenVINO: %s", card.name, str(error).splitlines()[0])
@@ -115,8 +118,9 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         return _timm_steps(processor)
     settings = processor.to_dict()
     size = settings.get("size") or {}
-    if not all(settings.get(step) for step in ("do_resize", "do_rescale", "do_normalize")):
+    if not all(settings.get(step) for step in ("do_resize", "do_rescale")):
         return None
+    plain = not settings.get("do_normalize")
     resize: int | list[int] | None = None
     crop = (settings.get("crop_size") or {}).get("height") if settings.get("do_center_crop") else None
     if "height" in size:
@@ -132,8 +136,8 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         "resize": resize,
         "crop": crop,
         "resample": Image.Resampling(settings["resample"]).name,
-        "mean": settings["image_mean"],
-        "std": settings["image_std"],
+        "mean": [0.0] * 3 if plain else settings["image_mean"],
+        "std": [1.0] * 3 if plain else settings["image_std"],
     }
 
 
@@ -242,6 +246,23 @@ def _yolo(folder: Path, side: int) -> dict[str, float]:
     paces = _add_graph(folder, module, pictures, [-1, -1, -1, 3])
     if engine.has_graph(folder, "cpu"):
         (folder / GRAPH_CONFIG).write_text(json.dumps({"end2end": module.end2end}))
+    return paces
+
+
+def _detr(folder: Path) -> dict[str, float]:
+    network = TransformersDetector(folder, "cpu")
+    steps = _steps(network.processor)
+    if (
+        not isinstance(network.processor, RTDetrImageProcessor)
+        or steps is None
+        or not isinstance(steps["resize"], list)
+    ):
+        raise ValueError("how it reads boxes from its queries is not known here.")
+    if not _same_pixels(Steps(**steps), network.preprocess):
+        raise ValueError("its preprocessing is not known here.")
+    paces = _add_graph(folder, Queries(network.model), _noise(3, *steps["resize"]))
+    if engine.has_graph(folder, "cpu"):
+        (folder / GRAPH_CONFIG).write_text(json.dumps({"labels": network.labels, **steps}, indent=1))
     return paces
 
 

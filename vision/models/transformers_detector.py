@@ -1,0 +1,62 @@
+"""Detectors that transformers' AutoModelForObjectDetection loads: RT-DETR, D-FINE, DETR and kin."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+from vision.models import load_whole
+from vision.models.detector import Found, by_shape
+from vision.schemas import Pixels
+
+
+class Queries(nn.Module):
+    """A transformers detector that returns what its queries found: logits (B, N, labels) and boxes (B, N, 4)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.model(pixel_values=pixel_values)
+        return outputs.logits, outputs.pred_boxes
+
+
+class TransformersDetector:
+    """A Network (detector.py) around a transformers model and its own processor."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load from a folder in Hugging Face layout; weights are safetensors."""
+        self.device = device
+        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self.model = load_whole(AutoModelForObjectDetection, folder).to(device)
+        names: dict[int, str] = self.model.config.id2label
+        self.labels = [names[index] for index in range(len(names))]
+
+    @torch.inference_mode()
+    def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
+        inputs = [self._inputs(pixels) for pixels in pictures]
+        found: dict[int, Found] = {}
+        # Pictures of one shape only: padding would let batch-mates change each other's boxes.
+        for indices in by_shape([one["pixel_values"] for one in inputs]):
+            batch = {name: torch.cat([inputs[i][name] for i in indices]).to(self.device) for name in inputs[indices[0]]}
+            results = self.processor.post_process_object_detection(self.model(**batch), threshold=min_score)
+            for index, result in zip(indices, results, strict=True):
+                found[index] = self._postprocess(result)
+        return [found[index] for index in range(len(pictures))]
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Tensor:
+        """Return pictures that come out of one shape, (B, 3, H, W)."""
+        return torch.cat([self._inputs(pixels)["pixel_values"] for pixels in pictures])
+
+    def _inputs(self, pixels: Pixels) -> Any:
+        return self.processor(Image.fromarray(pixels), return_tensors="pt")
+
+    def _postprocess(self, result: dict[str, Tensor]) -> Found:
+        order = result["scores"].argsort(descending=True, stable=True)
+        scores, classes, boxes = (result[name][order].cpu().numpy() for name in ("scores", "labels", "boxes"))
+        return Found(scores, classes, boxes.clip(0, 1))
