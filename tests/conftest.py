@@ -177,11 +177,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@contextmanager
+def frozen(process: psutil.Process) -> Iterator[None]:
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 @pytest.fixture(scope="session")
-def server(home: Path) -> Iterator[str]:
-    """The address of a served product, shared by all tests that do not harm it."""
-    with serve(home) as url:
-        yield url
+def running(home: Path) -> Iterator[Served]:
+    """A served product, shared by all tests that do not harm it."""
+    with served(home) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(running: Served) -> str:
+    """Its address."""
+    return running.url
 
 
 @pytest.fixture

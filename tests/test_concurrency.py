@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 from collections.abc import Coroutine
 from typing import Any
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.conftest import PHOTOS, assert_same, encoded
+from tests.conftest import PHOTOS, Served, assert_same, encoded, frozen, metric, until
 
 Request = tuple[str, str, dict[str, Any]]
 """Endpoint, photograph, options."""
@@ -64,21 +63,22 @@ def test_a_thousand_requests_from_32_clients_get_the_answers_they_get_alone(serv
 
 
 @pytest.mark.parametrize(("endpoint", "runner"), [("/classify", "classification"), ("/detect", "detection")])
-def test_a_burst_makes_batches_larger_than_one(server: str, endpoint: str, runner: str) -> None:
-    def batches() -> tuple[float, float]:
-        """How many batches the runner computed, and how many pictures in them; BentoML's own metric counts calls."""
-        text = httpx.get(f"{server}/metrics").text
-        values: list[float] = []
-        for part in ("count", "sum"):
-            values += map(float, re.findall(rf'vision_batch_images_{part}{{task="{runner}"}} (\S+)', text))
-        return values[0], values[1]
+def test_a_burst_makes_batches_larger_than_one(running: Served, endpoint: str, runner: str) -> None:
+    def batches(part: str) -> float:
+        """How many batches the runner computed, or how many pictures in them; BentoML's own metric counts calls."""
+        return metric(running, f'vision_batch_images_{part}{{task="{runner}"}}')
 
-    count_before, pictures_before = batches()
-    answers = concurrent(server, 64, [(endpoint, "cat", {})] * 64)
-    count, pictures = batches()
-    assert all(answer.status_code == 200 for answer in answers)
-    assert pictures - pictures_before == 64
-    assert count - count_before <= 32
+    async def run() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=running.url, timeout=120) as client:
+            with frozen(running.workers()[runner]):
+                asked = [asyncio.ensure_future(send(client, (endpoint, "cat", {}))) for _ in range(64)]
+                await until(lambda: metric(running, f'vision_queue_images{{task="{runner}"}}') == 64)
+            return await asyncio.gather(*asked)
+
+    count, pictures = batches("count"), batches("sum")
+    assert {answer.status_code for answer in asyncio.run(run())} == {200}
+    assert batches("sum") - pictures == 64
+    assert batches("count") - count <= 32
 
 
 def test_one_poisoned_picture_among_32_concurrent_ones_harms_nobody(server: str) -> None:

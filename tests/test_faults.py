@@ -5,7 +5,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import psutil
 import pytest
 from bentoml._internal.marshal import dispatcher
 
-from tests.conftest import PHOTOS, Served, another, metric, served, until
+from tests.conftest import PHOTOS, Served, another, frozen, metric, served, until
 from vision.runners import BESIDE
 from vision.schemas import Task
 
@@ -44,15 +43,6 @@ def small(home: Path, tmp_path_factory: pytest.TempPathFactory, disk: Path) -> I
     }
     with served(another(home, tmp_path_factory), **limits) as running:
         yield running
-
-
-@contextmanager
-def frozen(process: psutil.Process) -> Iterator[None]:
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
 
 
 def client(running: Served) -> httpx.AsyncClient:
