@@ -26,7 +26,6 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/models/detector.py": ("torch", "transformers"),
     "vision/models/nanodet.py": ("torch", "transformers"),
     "vision/models/pixels.py": ("torch", "transformers", "cv2"),
-    "vision/models/detr.py": ("torch", "transformers"),
     "vision/models/yolo.py": ("torch", "transformers", "ultralytics"),
     "vision/images.py": ("bentoml", "starlette", "torch", "transformers", "vision.http", "vision.store", "service"),
     "vision/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),

@@ -25,19 +25,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from transformers import RTDetrImageProcessor
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from train_and_save.captioner_graphs import Family, Say, See, family
 from vision.models import engine, nanodet_module
 from vision.models.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
 from vision.models.classifier import GraphNetwork
+from vision.models.detr import DetrNetwork, QueriesAlone
 from vision.models.engine import GRAPH_CONFIG
 from vision.models.nanodet import SIDE
-from vision.models.pixels import Steps
 from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
-from vision.models.transformers_detector import Queries, TransformersDetector
 from vision.schemas import CaptionOptions, Card, Pixels
 
 log = logging.getLogger(__name__)
@@ -98,11 +96,7 @@ def add_graph(folder: Path, card: Card) -> Card:
 
 def _classification(folder: Path) -> dict[str, float]:
     network = TransformersNetwork(folder, "cpu")
-    grey = [np.full((*size, 3), 127, np.uint8) for size in ((48, 64), (64, 48))]
-    upright, wide = (network.preprocess([pixels]).shape[1:] for pixels in grey)
-    if upright != wide:
-        raise ValueError("its inputs are of many shapes, and a graph takes one.")
-    paces = _add_graph(folder, network.module, _noise(*upright))
+    paces = _add_graph(folder, network.module, _noise(*_shape(lambda grey: network.preprocess([grey]))))
     steps = _steps(network.processor)
     if steps and engine.has_graph(folder, "cpu"):
         around = {"labels": network.labels, "multi_label": network.multi_label, **steps}
@@ -112,15 +106,23 @@ def _classification(folder: Path) -> dict[str, float]:
     return paces
 
 
+def _shape(preprocess: Callable[[Pixels], Any]) -> tuple[int, ...]:
+    """Return the shape of what a network takes of a picture, the same for every picture."""
+    grey = [np.full((*size, 3), 127, np.uint8) for size in ((48, 64), (64, 48))]
+    upright, wide = (tuple(preprocess(pixels).shape[1:]) for pixels in grey)
+    if upright != wide:
+        raise ValueError("its inputs are of many shapes, and a graph takes one.")
+    return upright
+
+
 def _steps(processor: Any) -> dict[str, Any] | None:
     """Return a processor's steps as GraphNetwork and GraphWriter do them without torchvision, if they are the same."""
     if isinstance(processor, TimmWrapperImageProcessor):
         return _timm_steps(processor)
     settings = processor.to_dict()
     size = settings.get("size") or {}
-    if not all(settings.get(step) for step in ("do_resize", "do_rescale")):
+    if not all(settings.get(step) for step in ("do_resize", "do_rescale", "do_normalize")):
         return None
-    plain = not settings.get("do_normalize")
     resize: int | list[int] | None = None
     crop = (settings.get("crop_size") or {}).get("height") if settings.get("do_center_crop") else None
     if "height" in size:
@@ -136,8 +138,8 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         "resize": resize,
         "crop": crop,
         "resample": Image.Resampling(settings["resample"]).name,
-        "mean": [0.0] * 3 if plain else settings["image_mean"],
-        "std": [1.0] * 3 if plain else settings["image_std"],
+        "mean": settings["image_mean"],
+        "std": settings["image_std"],
     }
 
 
@@ -250,20 +252,11 @@ def _yolo(folder: Path, side: int) -> dict[str, float]:
 
 
 def _detr(folder: Path) -> dict[str, float]:
-    network = TransformersDetector(folder, "cpu")
-    steps = _steps(network.processor)
-    if (
-        not isinstance(network.processor, RTDetrImageProcessor)
-        or steps is None
-        or not isinstance(steps["resize"], list)
-    ):
-        raise ValueError("how it reads boxes from its queries is not known here.")
-    if not _same_pixels(Steps(**steps), network.preprocess):
-        raise ValueError("its preprocessing is not known here.")
-    paces = _add_graph(folder, Queries(network.model), _noise(3, *steps["resize"]))
-    if engine.has_graph(folder, "cpu"):
-        (folder / GRAPH_CONFIG).write_text(json.dumps({"labels": network.labels, **steps}, indent=1))
-    return paces
+    network = DetrNetwork(folder, "cpu")
+    if network.preprocess(_picture(48, 64)).keys() != {"pixel_values"}:
+        raise ValueError("its inputs have masks, and a graph takes none.")
+    shape = _shape(lambda grey: network.preprocess(grey)["pixel_values"])
+    return _add_graph(folder, QueriesAlone(network.model), _noise(*shape))
 
 
 def _add_graph(

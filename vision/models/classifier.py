@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from vision.models import engine
-from vision.models.engine import GRAPH_CONFIG, Floats, sigmoid
+from vision.models.engine import GRAPH_CONFIG, Floats
 from vision.models.pixels import Steps
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
 
@@ -44,7 +44,7 @@ class Classifier:
     def predict(self, items: Sequence[Item[ClassifyOptions]]) -> list[Classification]:
         """Return one result an item, in order."""
         [logits] = self.network.engine(self.network.preprocess([item.pixels for item in items]))
-        scores = sigmoid(logits) if self.network.multi_label else _softmax(logits)
+        scores = _sigmoid(logits) if self.network.multi_label else _softmax(logits)
         return [self._postprocess(row, item.options) for row, item in zip(scores, items, strict=True)]
 
     def _postprocess(self, scores: Floats, options: ClassifyOptions) -> Classification:
@@ -55,6 +55,11 @@ class Classifier:
             if score >= options.min_score
         ]
         return Classification(labels=labels, model=Model.of(self.card))
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    # exp of a large number would overflow; this form has none
+    return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)
 
 
 def _softmax(logits: Floats) -> Floats:

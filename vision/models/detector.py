@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from vision import images
 from vision.errors import Code, VisionError
-from vision.models import engine
-from vision.models.engine import GRAPH_CONFIG
-from vision.models.pixels import Shrink, Steps
+from vision.models.pixels import Shrink
 from vision.schemas import Card, DetectedObject, Detection, DetectOptions, Item, Model, Pixels
 
 
@@ -50,14 +48,10 @@ def load_network(folder: Path, device: str) -> Network:
             from vision.models.yolo import YoloNetwork
 
             return YoloNetwork(folder, device)
-        case _ if engine.has_graph(folder, device):
+        case _:
             from vision.models.detr import DetrNetwork
 
-            return DetrNetwork(folder)
-        case _:
-            from vision.models.transformers_detector import TransformersDetector
-
-            return TransformersDetector(folder, device)
+            return DetrNetwork(folder, device)
 
 
 def by_shape(inputs: Sequence[Any]) -> list[list[int]]:
@@ -79,7 +73,7 @@ def load_shrink(folder: Path) -> Shrink:
         case "yolo":
             side = config["side"]
         case _:
-            return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
+            return images.shrink
     return lambda picture: fit(np.asarray(picture), side) if max(picture.size) > side else np.asarray(picture)
 
 

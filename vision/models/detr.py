@@ -1,41 +1,71 @@
-"""RT-DETR, D-FINE and kin from a saved graph; they need no NMS (https://arxiv.org/abs/2304.08069)."""
+"""Detectors that transformers' AutoModelForObjectDetection loads: RT-DETR, D-FINE, DETR and kin; they need no NMS."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
-from vision.models import engine
-from vision.models.detector import Found
-from vision.models.engine import GRAPH_CONFIG, Floats, sigmoid
-from vision.models.pixels import Steps
+from vision.models import engine, load_whole
+from vision.models.detector import Found, by_shape
 from vision.schemas import Pixels
 
 
+class Queries(NamedTuple):
+    """What a network says of pictures: logits (B, N, labels) and boxes (B, N, 4), centre and size as 0-1."""
+
+    logits: Tensor
+    pred_boxes: Tensor
+
+
+class QueriesAlone(nn.Module):
+    """A transformers detector that returns nothing else."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.model(pixel_values=pixel_values)
+        return outputs.logits, outputs.pred_boxes
+
+
 class DetrNetwork:
-    """A Network (detector.py) as train_and_save/export.py saves it: a graph, and openvino.json for what stands around.
+    """A Network (detector.py) around a transformers model, or its graph, and its own processor."""
 
-    The best pairs of a query and a label are taken, as many as there are queries, as transformers'
-    RTDetrImageProcessor.post_process_object_detection does.
-    """
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load from a folder in Hugging Face layout; weights are safetensors."""
+        self.device = device
+        self.model: Callable[..., Any]
+        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        names: dict[int, str] = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
+        self.labels = [names[index] for index in range(len(names))]
+        if engine.has_graph(folder, device):
+            graph = engine.openvino(folder)
+            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, graph(pixel_values.numpy())))
+        else:
+            self.model = load_whole(AutoModelForObjectDetection, folder).to(device)
 
-    def __init__(self, folder: Path) -> None:
-        self.labels: list[str] = json.loads((folder / GRAPH_CONFIG).read_text())["labels"]
-        self.preprocess = Steps.load(folder)
-        self.engine = engine.openvino(folder)
-
+    @torch.inference_mode()
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
-        outputs = self.engine(self.preprocess(pictures))
-        return [_best(logits, boxes, min_score) for logits, boxes in zip(*outputs, strict=True)]
+        inputs = [self.preprocess(pixels) for pixels in pictures]
+        found: dict[int, Found] = {}
+        # Pictures of one shape only: padding would let batch-mates change each other's boxes.
+        for indices in by_shape([one["pixel_values"] for one in inputs]):
+            batch = {name: torch.cat([inputs[i][name] for i in indices]).to(self.device) for name in inputs[indices[0]]}
+            results = self.processor.post_process_object_detection(self.model(**batch), threshold=min_score)
+            for index, result in zip(indices, results, strict=True):
+                found[index] = self._postprocess(result)
+        return [found[index] for index in range(len(pictures))]
 
+    def preprocess(self, pixels: Pixels) -> dict[str, Tensor]:
+        """Return what the network takes of a picture: pixel_values (1, 3, H, W), and for some a mask."""
+        return dict(self.processor(Image.fromarray(pixels), return_tensors="pt"))
 
-def _best(logits: Floats, boxes: Floats, min_score: float) -> Found:
-    """Of queries with logits (N, labels) and boxes (N, 4), centre and size as 0-1."""
-    scores = sigmoid(logits).ravel()
-    best = np.argsort(-scores, kind="stable")[: len(boxes)]
-    best = best[scores[best] > min_score]
-    queries, classes = np.divmod(best, logits.shape[1])
-    centres, sizes = np.split(boxes[queries], 2, axis=1)
-    corners = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
-    return Found(scores[best], classes, corners.clip(0, 1))
+    def _postprocess(self, result: dict[str, Tensor]) -> Found:
+        order = result["scores"].argsort(descending=True, stable=True)
+        scores, classes, boxes = (result[name][order].cpu().numpy() for name in ("scores", "labels", "boxes"))
+        return Found(scores, classes, boxes.clip(0, 1))

@@ -124,11 +124,6 @@ def read(graph: Path) -> "ov.Model":
     return ov.Core().read_model(graph)
 
 
-def sigmoid(logits: Floats) -> Floats:
-    # exp of a large number would overflow; this form has none
-    return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)
-
-
 def eager(module: "nn.Module", device: str) -> Engine:
     """Run a module that is in evaluation mode and whose forward returns a tensor or a tuple of them, as it is."""
     import torch
