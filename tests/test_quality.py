@@ -98,7 +98,11 @@ def test_a_captioner_with_streams_writes_as_one_without(home: Path) -> None:
     pictures = [np.asarray(photo.rotate(5 * turn, Image.Resampling.BICUBIC)) for turn in range(11)]
     expected = GraphWriter(folder).write(pictures, CaptionOptions())
     assert len(set(expected)) > 1
-    assert StreamsWriter(folder).write(pictures, CaptionOptions()) == expected
+    writer = StreamsWriter(folder)
+    assert writer.write(pictures[:1], CaptionOptions()) == expected[:1]
+    assert writer.write(pictures, CaptionOptions()) == expected
+    # On one core, so soon after many.
+    assert writer.write(pictures[:1], CaptionOptions()) == expected[:1]
 
 
 @pytest.mark.parametrize(
