@@ -119,7 +119,7 @@ class StreamsWriter:
     def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
         with self._running.with_these(len(pictures)) as running:
             now = monotonic()
-            if running > min(len(pictures), 2 * SEEN - 1):
+            if running > len(pictures) or running >= 2 * SEEN:
                 self._calm_from = now + CALM_SECONDS
             if now >= self._calm_from:
                 return self._alone.write(pictures, options)
