@@ -4,9 +4,9 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from time import perf_counter
 from typing import Any
@@ -15,7 +15,6 @@ import aiohttp
 import bentoml
 import numpy as np
 from bentoml._internal.context import server_context
-from bentoml.exceptions import BentoMLException
 from opentelemetry import trace
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -28,6 +27,7 @@ from vision.app import AppFactory
 from vision.coalesce import Coalescer
 from vision.door import Door
 from vision.errors import Code, VisionError
+from vision.hop import Caller
 from vision.models.pixels import Shrink
 from vision.openapi import DocumentedService
 from vision.runners import BESIDE, MAX_BATCH_SIZE, TRACING, CaptioningRunner, ClassificationRunner, DetectionRunner
@@ -96,11 +96,10 @@ class Vision:
     def __init__(self) -> None:
         logs.configure()
         self._runners: dict[Task, Any] = {task: getattr(self, task) for task in TASKS}
+        self._callers = {task: Caller(task) for task in TASKS}
         self._queues = {
-            task: Coalescer(
-                partial(self._call, task), MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set, BESIDE[task]
-            )
-            for task in TASKS
+            task: Coalescer(caller.predict, MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set, BESIDE[task])
+            for task, caller in self._callers.items()
         }
         self._decoders = ThreadPoolExecutor(os.cpu_count())
         # A call's cost grows with its pixels, and a model needs few of a photograph's.
@@ -146,6 +145,11 @@ class Vision:
     async def start_warming(self) -> None:
         self._alive = shutdown.drain_first(SETTINGS.drain_seconds)
         self._warming = asyncio.create_task(self._warm_up())
+
+    @bentoml.on_shutdown
+    async def leave_runners(self) -> None:
+        for caller in self._callers.values():
+            caller.close()
 
     async def readiness(self) -> dict[Task, str]:
         """Say of each runner whether it is ready, starting, unreachable, or stopping with the service."""
@@ -205,17 +209,6 @@ class Vision:
             raise image
         shrink = {task: self._shrink[task] for task in tasks}
         return await asyncio.get_running_loop().run_in_executor(self._decoders, _pixels, image, shrink)
-
-    async def _call(self, task: Task, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Send items to a runner. Raises VisionError: unavailable."""
-        runner = self._runners[task].to_async
-        # The runner closes connections that are idle for some seconds; a call that meets the closing would be lost.
-        runner.default_headers["Connection"] = "close"
-        try:
-            return list(await runner.predict(items))
-        except (BentoMLException, aiohttp.ClientError, TimeoutError) as error:
-            log.warning("%s: %s: %s", task, type(error).__name__, error)
-            raise VisionError(Code.UNAVAILABLE, f"{task} cannot answer now; try again in a moment.") from error
 
     async def _is_alive(self, task: Task) -> bool:
         try:

@@ -37,6 +37,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/wire.py": ("bentoml", "torch", "vision.http", "vision.door", "vision.runners", "service"),
     "vision/keys.py": ("bentoml", "starlette", "vision.http", "service"),
     "vision/coalesce.py": ("bentoml", "starlette", "torch", "vision.http", "vision.runners", "service"),
+    "vision/hop.py": ("bentoml", "starlette", "torch", "vision.http", "vision.door", "vision.runners", "service"),
     "vision/openapi.py": ("torch", "transformers", "vision.models", "vision.runners", "service"),
     "vision/runners.py": ("starlette", "vision.http", "service"),
     "train_and_save": ("starlette", "vision.http", "vision.runners", "service"),

@@ -4,10 +4,12 @@ from typing import Any
 
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
+from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
+from vision import hop
 from vision.settings import SETTINGS
 
 
@@ -25,12 +27,13 @@ class AppFactory(ServiceAppFactory):
                 if not SETTINGS.otlp_endpoint:
                     continue
                 middleware.kwargs["exclude_spans"] = ["receive", "send"]
+                trace.set_tracer_provider(middleware.kwargs["tracer_provider"])  # ours go the same way
             kept.append(middleware)
         return kept
 
 
 class RunnerService(Service[Any]):
-    """A BentoML Service with that application."""
+    """A BentoML Service with that application, whose `predict` is called by frames."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         self.inject_config()
@@ -38,4 +41,8 @@ class RunnerService(Service[Any]):
         for dispatcher in factory.dispatchers.values():
             # BentoML would run one batch at a time, however many threads the Service has.
             dispatcher._sema.sema = self.config.get("threads", 1)
-        return factory()
+        hop.install(lambda items: factory.batch_infer("predict", (items,), {}))
+        app = factory()
+        # Over HTTP it would take pickles.
+        app.router.routes[:] = [route for route in app.router.routes if getattr(route, "name", None) != "predict"]
+        return app

@@ -3,13 +3,12 @@
 import gc
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import bentoml
 import numpy as np
 from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
-from bentoml.validators import ContentType
 
 from vision import logs, metrics, models, shutdown, store
 from vision.app import RunnerService
@@ -22,9 +21,6 @@ MAX_BATCH_SIZE = 16
 BESIDE: dict[Task, int] = {"classification": 8, "captioning": 4, "detection": 8}
 """Pictures that a runner takes while it works on a batch: so it has some when the batch is done, and who comes later
 does not wait for all of a batch, which takes long where sentences are written."""
-
-Results = Annotated[list[Any], ContentType("application/json")]
-"""Named, since BentoML would else derive the media type from a JSON schema, which it makes again for each call."""
 
 log = logging.getLogger("bentoml.vision")
 
@@ -90,7 +86,7 @@ class Runner:
         shutdown.leave_last()
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=60_000)
-    def predict(self, items: list[Any]) -> Results:
+    def predict(self, items: list[Any]) -> list[dict[str, Any]]:
         """Items {pixels, size, options} (see schemas.Item) -> for each its result's fields, or `{"error": ...}`."""
         batch = [
             Item(item["pixels"], item["size"], OPTIONS[self.task].model_construct(**item["options"])) for item in items
