@@ -4,7 +4,8 @@
 
 The service must run with the limit to be measured (VISION_MAX_IN_FLIGHT). Capacity is what closed-loop clients, as many
 as that limit, get answered; then requests come open-loop at fixed intervals, whatever happens to those before
-(latency from when each should have been sent). All on one machine: the client takes its share of the cores.
+(latency from when each should have been sent). Rates count what was answered before the load ended, and not what was
+still in work then. All on one machine: the client takes its share of the cores.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from benchmarks.client import HEADERS, multipart
 class Answer:
     status: int
     seconds: float
+    came: float
+    """By perf_counter."""
 
 
 class Client:
@@ -35,7 +38,7 @@ class Client:
     async def ask(self, intended: float) -> Answer:
         async with self._session.post(self._url, data=self._body, headers=HEADERS) as answer:
             await answer.read()
-            return Answer(answer.status, perf_counter() - intended)
+            return Answer(answer.status, perf_counter() - intended, perf_counter())
 
     async def closed_loop(self, clients: int, seconds: float) -> list[Answer]:
         end = perf_counter() + seconds
@@ -58,6 +61,10 @@ class Client:
         return await asyncio.gather(*asked)
 
 
+def goodput(answers: Sequence[Answer], end: float, seconds: float) -> float:
+    return sum(answer.status == 200 and answer.came <= end for answer in answers) / seconds
+
+
 def p99(answers: Sequence[Answer]) -> float:
     return float(np.quantile([answer.seconds for answer in answers], 0.99)) if answers else float("nan")
 
@@ -68,20 +75,22 @@ async def measure(url: str, picture: bytes, limit: int, seconds: float) -> None:
         client = Client(session, url, picture)
         await client.closed_loop(1, 3)
         alone = p99(await client.closed_loop(1, seconds))
+        end = perf_counter() + seconds
         full = await client.closed_loop(limit, seconds)
-        peak = sum(answer.status == 200 for answer in full) / seconds
+        peak = goodput(full, end, seconds)
         print(f"alone p99 {alone * 1000:.0f} ms; {limit} clients: {peak:.1f}/s, p99 {p99(full) * 1000:.0f} ms")
         print("load  goodput/peak  accepted p99 ms (x alone, x full)  refusal p50, p99 ms  client CPU  answers")
         for load in (0.5, 1, 2, 4, 8):
             cpu, wall = process_time(), perf_counter()
             answers = await client.open_loop(load * peak, seconds)
             share = (process_time() - cpu) / (perf_counter() - wall)
+            of_peak = goodput(answers, wall + seconds, seconds) / peak
             good = [answer for answer in answers if answer.status == 200]
             refused = [answer.seconds * 1000 for answer in answers if answer.status == 503]
             accepted = p99(good)
             refusals = "-" if not refused else "{:.0f}, {:.0f}".format(*np.quantile(refused, (0.5, 0.99)))
             print(
-                f"{load:4g}x {len(good) / seconds / peak:12.2f}  {accepted * 1000:10.0f} ({accepted / alone:.1f}, "
+                f"{load:4g}x {of_peak:12.2f}  {accepted * 1000:10.0f} ({accepted / alone:.1f}, "
                 f"{accepted / p99(full):.1f})  {refusals:>18}  {share:9.0%}  {dict(Counter(a.status for a in answers))}"
             )
 
