@@ -18,7 +18,7 @@ class AppFactory(ServiceAppFactory):
     def middlewares(self) -> list[Middleware]:
         """BentoML's, where tracing is one span a request, and only if traces go anywhere.
 
-        A picture's pixels reach a runner in some forty messages; a span for each was half of its event loop's work.
+        A body arrives in many messages; a span for each was half of the event loop's work.
         """
         kept: list[Middleware] = []
         for middleware in super().middlewares:

@@ -32,7 +32,7 @@ CALL_SECONDS = 120
 """How long a call may take. Requests have a shorter time; this one frees what waits for a runner that hangs."""
 
 BUFFER = 1 << 24
-"""Bytes read ahead: more than a call has, so that its reading does not pause."""
+"""Bytes read ahead: more than most calls have, so that reading them does not pause."""
 
 Predict = Callable[[list[Any]], Awaitable[Sequence[dict[str, Any]]]]
 
