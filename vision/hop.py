@@ -1,6 +1,6 @@
 """The way from the public process to a runner: a connection to BentoML's own Unix socket, switched from HTTP to frames.
 
-BentoML's way there, pickled arrays in HTTP requests, costs the two processes 2.9 ms of CPU for a lone picture, this 1.4.
+BentoML's way there, pickled arrays in HTTP requests, costs both processes 2.9 ms of CPU for a lone picture, this 1.4.
 What stands behind it stays BentoML's: the socket, the runner that is replaced when it dies, adaptive batching.
 
 A frame is two lengths, then as many bytes of JSON and of pixels: a call has both, its answer has no pixels.
