@@ -14,6 +14,7 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,17 @@ log = logging.getLogger("bentoml.vision")
 tracer = trace.get_tracer("vision")
 
 
+def sockets() -> dict[str, Path]:
+    """Each runner's Unix socket, as BentoML tells all processes."""
+    runners: dict[str, str] = json.loads(os.environ["BENTOML_RUNNER_MAP"])
+    return {name: Path(url.removeprefix("file://")) for name, url in runners.items() if url.startswith("file://")}
+
+
 class Caller:
     """The public process's end: calls one runner."""
 
     def __init__(self, runner: str) -> None:
-        runners: dict[str, str] = json.loads(os.environ["BENTOML_RUNNER_MAP"])
-        self._runner, self._path = runner, runners[runner].removeprefix("file://")
+        self._runner, self._path = runner, sockets()[runner]
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def predict(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -34,7 +34,6 @@ CONFIG: dict[str, Any] = {
     # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
     "resources": {"gpu": 0.33},
     "service_class": RunnerService,
-    "traffic": {"timeout": 120},
     "threads": 2,
     "tracing": TRACING,
     # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.

@@ -6,7 +6,6 @@ runner would fail.
 
 import asyncio
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -18,6 +17,8 @@ from types import FrameType
 from typing import IO, Any
 
 from bentoml._internal.utils import circus
+
+from vision import hop
 
 UVICORN_STOPS = 0.5
 """Seconds within which uvicorn has stopped accepting: it looks for its signal every 0.1 s."""
@@ -83,6 +84,4 @@ def _on_sigterm(then: Callable[[Callable[[], None]], None]) -> None:
 
 def _lock_file() -> Path:
     """A file beside the runners' sockets."""
-    runners: dict[str, str] = json.loads(os.environ["BENTOML_RUNNER_MAP"])
-    url = next(url for url in runners.values() if url.startswith("file://"))
-    return Path(url.removeprefix("file://")).parent / "public.lock"
+    return next(iter(hop.sockets().values())).parent / "public.lock"
