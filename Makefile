@@ -47,7 +47,7 @@ test-proxy: .venv/dev.stamp  ## two replicas behind the proxy: one killed, drain
 	$(BIN)/pytest tests/proxy/proof.py
 
 fuzz: .venv/dev.stamp  ## 20,000 broken pictures, 2,000 generated requests, bombs: what is answered, and what it costs
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m testkit.fuzz
 
 soak: .venv/dev.stamp  ## mixed load for MINUTES=30, five in a hundred inputs bad: what grows, leaks or dies
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

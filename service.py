@@ -22,16 +22,28 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, models, preflight, shutdown, store, wire
-from vision.app import AppFactory
-from vision.coalesce import Coalescer
-from vision.door import Door
-from vision.errors import Code, VisionError
-from vision.hop import Caller
-from vision.models.pixels import Shrink
-from vision.openapi import DocumentedService
-from vision.runners import BESIDE, MAX_BATCH_SIZE, TRACING, CaptioningRunner, ClassificationRunner, DetectionRunner
-from vision.schemas import (
+from vision import metrics
+from vision.api import requests as http
+from vision.api import wire
+from vision.api.door import Door
+from vision.api.openapi import DocumentedService
+from vision.bento import logs, preflight, shutdown, store
+from vision.bento.app import AppFactory
+from vision.bento.hop import Caller
+from vision.bento.runners import (
+    BESIDE,
+    MAX_BATCH_SIZE,
+    TRACING,
+    CaptioningRunner,
+    ClassificationRunner,
+    DetectionRunner,
+)
+from vision.core import images
+from vision.core import predictor as models
+from vision.core.errors import Code, VisionError
+from vision.core.pixels import Shrink
+from vision.core.queues import Coalescer
+from vision.core.schemas import (
     OPTIONS,
     TASKS,
     AnalyzeOptions,

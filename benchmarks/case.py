@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from vision.schemas import Task
+from vision.core.schemas import Task
 
 
 class Case(BaseModel):
@@ -34,4 +34,4 @@ def is_tuned() -> bool:
 
 
 Answer = dict[str, Any]
-"""The part of a result that depends on the picture: `labels`, `caption` or `objects`, as in vision/schemas.py."""
+"""The part of a result that depends on the picture: `labels`, `caption` or `objects`, as in vision/core/schemas.py."""

@@ -15,7 +15,7 @@ from benchmarks.case import Answer, Case
 Look = Callable[[Image.Image], Answer]
 
 MIN_SCORE, MAX_DETECTIONS = 0.25, 100
-"""Of detection, as in vision/schemas.py."""
+"""Of detection, as in vision/core/schemas.py."""
 
 
 def load(case: Case) -> Look:
@@ -45,7 +45,7 @@ def _captioner(folder: Path, options: dict[str, int]) -> Look:
         VisionEncoderDecoderModel,
     )
 
-    from vision.models import concepts
+    from vision.tasks.captioning import concepts
 
     concepts.register()  # the starter's encoder is ours
     processor, tokenizer = AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -81,8 +81,8 @@ def _nanodet(folder: Path) -> Look:
     from safetensors.torch import load_file
     from torchvision.ops import batched_nms
 
-    from vision.models.nanodet import MEAN_BGR, NMS_IOU, SIDE, STD_BGR
-    from vision.models.nanodet_module import NanoDet
+    from vision.tasks.detection.nanodet import MEAN_BGR, NMS_IOU, SIDE, STD_BGR
+    from vision.tasks.detection.nanodet_module import NanoDet
 
     labels: list[str] = json.loads((folder / "config.json").read_text())["labels"]
     model = NanoDet(len(labels))

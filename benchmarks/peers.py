@@ -32,8 +32,8 @@ from benchmarks.client import Load, multipart
 from benchmarks.compare import difference
 from benchmarks.report import Cell, Measure, Results
 from benchmarks.serve import NAMES, Server, started
-from tests.conftest import OFFLINE, ROOT
-from vision.schemas import TASKS
+from testkit.servers import OFFLINE, ROOT
+from vision.core.schemas import TASKS
 
 WARM_UP_SECONDS = 3
 """At least; BentoML's batching trains on the first eleven calls."""

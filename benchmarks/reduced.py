@@ -21,11 +21,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks import weights
-from tests.conftest import encoded
+from testkit.photographs import encoded
 from train_and_save.datasets import Boxed, read_boxes
-from train_and_save.measures import Detected
-from vision import images, models, store
-from vision.schemas import ClassifyOptions, Detection, DetectOptions, Item, Options, Task
+from train_and_save.measure.answers import Detected
+from vision.bento import store
+from vision.core import images
+from vision.core import predictor as models
+from vision.core.schemas import ClassifyOptions, Detection, DetectOptions, Item, Options, Task
 
 WAYS: dict[str, Callable[[bytes], Image.Image]] = {
     "full": images.decode,

@@ -17,7 +17,7 @@ import psutil
 from benchmarks.case import Answer, Case
 from benchmarks.client import HEADERS
 from benchmarks.weights import setting
-from tests.conftest import OFFLINE, ROOT, free_port
+from testkit.servers import OFFLINE, ROOT, free_port
 
 START_SECONDS, STOP_SECONDS = 180, 20
 

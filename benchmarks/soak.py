@@ -27,10 +27,11 @@ from typing import Any
 import httpx
 import numpy as np
 
-from tests.conftest import PHOTOS, Served
-from tests.fuzz.pictures import cases, corpus
-from tests.fuzz.watch import OURS, document, fresh_server, pids
-from vision.errors import Code
+from testkit.fuzz.pictures import cases, corpus
+from testkit.fuzz.watch import OURS, document, fresh_server, pids
+from testkit.photographs import PHOTOS
+from testkit.servers import Served
+from vision.core.errors import Code
 
 CLIENTS = 32
 MAX_GROWTH = 0.05

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, set_seed
 
 from train_and_save import starter
 from train_and_save.datasets import Labelled, read_boxes, read_captions_table
-from train_and_save.train_classifier import (
+from train_and_save.train.classifier import (
     FOLDS,
     Seen,
     balanced_accuracy,
@@ -30,7 +30,7 @@ from train_and_save.train_classifier import (
     look,
     with_head,
 )
-from train_and_save.training import Run, open_picture
+from train_and_save.train.run import Run, open_picture
 
 
 def dogs(photos: Path) -> list[Labelled]:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.case import Answer, Case
-from vision import images, models, store
-from vision.errors import VisionError
-from vision.schemas import OPTIONS, Item
+from vision.bento import store
+from vision.core import images
+from vision.core import predictor as models
+from vision.core.errors import VisionError
+from vision.core.schemas import OPTIONS, Item
 
 BATCH = 16
-"""Pictures in a call at most, as in vision/runners.py."""
+"""Pictures in a call at most, as in vision/bento/runners.py."""
 
 
 class Engine:

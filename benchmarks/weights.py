@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.case import Case
-from tests.conftest import OFFLINE, PHOTOS, ROOT, encoded
-from vision.schemas import TASKS, Task
+from testkit.photographs import PHOTOS, encoded
+from testkit.servers import OFFLINE, ROOT
+from vision.core.schemas import TASKS, Task
 
 STARTER = ROOT / "train_and_save" / "starter"
 
@@ -31,7 +32,7 @@ def starters(home: Path, tasks: Sequence[Task]) -> list[Case]:
 
 def production(home: Path, checkpoints: Path, tasks: Sequence[Task]) -> list[Case]:
     """Make checkpoints as large as those that people serve, with seeded weights, and save them into a model store."""
-    from tests import hub
+    from testkit import hub
 
     makers: list[tuple[str, Task, Callable[[Path], None], dict[str, int]]] = [
         ("vit-base", "classification", partial(hub.vit, full=True), {}),

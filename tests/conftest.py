@@ -1,171 +1,16 @@
-"""Real servers, real photographs: what every test stands on."""
+"""What every test stands on: the starters in a store, a running service, photographs."""
 
-import asyncio
-import io
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import matplotlib
-import psutil
 import pytest
-import skimage
-from PIL import Image
-from ultralytics.utils import ASSETS
 
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
-OFFLINE = {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "BENTOML_DO_NOT_TRACK": "True"}
-
-SERVE = (str(Path(sys.executable).with_name("bentoml")), "serve", "--port", "{port}")
-
-PHOTOS: dict[str, Path] = {
-    "bus": ASSETS / "bus.jpg",
-    "zidane": ASSETS / "zidane.jpg",
-    "hopper": Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg",
-    **{
-        name: Path(skimage.__file__).parent / "data" / file
-        for name, file in {
-            "coffee": "coffee.png",
-            "camera": "camera.png",
-            "cat": "chelsea.png",
-            "motorcycle": "motorcycle_left.png",
-            "rocket": "rocket.jpg",
-        }.items()
-    },
-}
-"""Photographs that test dependencies ship."""
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def assert_same(answer: Any, alone: Any, min_score: float) -> None:
-    """Equal but for 1e-3 in scores and pixels; an object whose score lies at min_score may come or go."""
-    if isinstance(alone, dict):
-        assert answer.keys() == alone.keys()
-        for name in alone.keys() - {"ms"}:
-            if name == "objects":
-                answer[name], alone[name] = (
-                    [found for found in objects if found["score"] > min_score + 1e-3]
-                    for objects in (answer[name], alone[name])
-                )
-            assert_same(answer[name], alone[name], min_score)
-    elif isinstance(alone, list):
-        assert len(answer) == len(alone)
-        for one, other in zip(answer, alone, strict=True):
-            assert_same(one, other, min_score)
-    elif isinstance(alone, float):
-        assert answer == pytest.approx(alone, abs=2e-3)
-    else:
-        assert answer == alone
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@dataclass
-class Served:
-    """A running service: where it answers, its supervisor, and what it has logged."""
-
-    url: str
-    process: subprocess.Popen[str]
-    lines: list[str]
-
-    def workers(self) -> dict[str, psutil.Process]:
-        """The process of each Service by name: vision, classification, captioning, detection."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            command = child.cmdline()
-            if "--service-name" in command:
-                found[command[command.index("--service-name") + 1]] = child
-        return found
-
-    def stop(self) -> int:
-        """Ask it to end as an operator would; return its exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
-
-
-@contextmanager
-def served(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[Served]:
-    """Run the service on a free port with a BENTOML_HOME of its own, from when it says it is ready."""
-    port = free_port()
-    process = subprocess.Popen(
-        [part.format(port=port) for part in command],
-        cwd=ROOT,
-        env={**os.environ, **OFFLINE, "BENTOML_HOME": str(home), **settings},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    lines: list[str] = []
-    ready = threading.Event()
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if '"ready: ' in line:
-                ready.set()
-        ready.set()
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    running = Served(f"http://127.0.0.1:{port}", process, lines)
-    try:
-        assert ready.wait(timeout=300), "".join(lines)
-        assert process.poll() is None, "".join(lines)
-        yield running
-    finally:
-        running.stop()
-        reader.join()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-@contextmanager
-def serve(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[str]:
-    """The same, for who only needs the address."""
-    with served(home, command, **settings) as running:
-        yield running.url
-
-
-def another(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BENTOML_HOME with the same models."""
-    place = tmp_path_factory.mktemp("home")
-    shutil.copytree(home / "models", place / "models", copy_function=os.link)
-    return place
-
-
-def metric(running: Served, name: str) -> float:
-    """A sample of /metrics by its name and labels, 0 where it is not there yet."""
-    lines = httpx.get(f"{running.url}/metrics").text.splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what the service shows only when it is asked."""
-    async with asyncio.timeout(60):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.02)
+from testkit.photographs import SHARED
+from testkit.servers import OFFLINE, ROOT, Served, served
 
 
 @pytest.fixture(scope="session")
@@ -175,15 +20,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
     subprocess.run([sys.executable, "-m", "train_and_save", "starter"], cwd=ROOT, env=environment, check=True)
     return home
-
-
-@contextmanager
-def frozen(process: psutil.Process) -> Iterator[None]:
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from testkit.servers import ROOT
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/models": (
@@ -22,13 +22,13 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/models/engine.py": ("transformers", "vision.schemas", "vision.store"),
     "vision/models/classifier.py": ("torch", "transformers"),
     "vision/models/captioner.py": ("torch", "transformers"),
-    "vision/models/beam_search.py": ("torch", "transformers", "vision.schemas"),
+    "vision/tasks/captioning/beam_search.py": ("torch", "transformers", "vision.schemas"),
     "vision/models/detector.py": ("torch", "transformers"),
     "vision/models/nanodet.py": ("torch", "transformers"),
     "vision/models/pixels.py": ("torch", "transformers", "cv2"),
     "vision/models/yolo.py": ("torch", "transformers", "ultralytics"),
     "vision/images.py": ("bentoml", "starlette", "torch", "transformers", "vision.http", "vision.store", "service"),
-    "vision/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),
+    "vision/core/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),
     "vision/errors.py": ("bentoml", "starlette", "torch", "pydantic", "vision", "service"),
     "vision/settings.py": ("bentoml", "starlette", "torch", "vision.http", "service"),
     "vision/store.py": ("starlette", "torch", "vision.http", "vision.models", "service"),
@@ -37,9 +37,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "vision/wire.py": ("bentoml", "torch", "vision.http", "vision.door", "vision.runners", "service"),
     "vision/keys.py": ("bentoml", "starlette", "vision.http", "service"),
     "vision/coalesce.py": ("bentoml", "starlette", "torch", "vision.http", "vision.runners", "service"),
-    "vision/hop.py": ("bentoml", "starlette", "torch", "vision.http", "vision.door", "vision.runners", "service"),
+    "vision/bento/hop.py": ("bentoml", "starlette", "torch", "vision.http", "vision.door", "vision.runners", "service"),
     "vision/openapi.py": ("torch", "transformers", "vision.models", "vision.runners", "service"),
-    "vision/runners.py": ("starlette", "vision.http", "service"),
+    "vision/bento/runners.py": ("starlette", "vision.http", "service"),
     "train_and_save": ("starlette", "vision.http", "vision.runners", "service"),
     "service.py": ("torch", "transformers"),
     "": ("pickle", "requests", "urllib.request"),
@@ -72,7 +72,7 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 def test_the_public_process_and_a_start_with_saved_models_load_no_torch(home: Path) -> None:
     """Five processes import service.py, and `make serve` runs train_and_save each time: both must stay light."""
-    for module in ("service", "train_and_save.__main__", "train_and_save.hub"):
+    for module in ("service", "train_and_save.__main__", "train_and_save.bring.hub"):
         code = f"import {module}, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
         run = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
@@ -86,8 +86,9 @@ def test_the_starters_that_run_on_a_graph_load_no_torch(home: Path) -> None:
 import sys
 from pathlib import Path
 import numpy as np
-from vision import models, store
-from vision.schemas import OPTIONS, Item
+from vision.bento import store
+from vision.core import predictor as models
+from vision.core.schemas import OPTIONS, Item
 folder = Path(sys.argv[1])
 card = store.verify(folder)
 model = models.load(folder, card, models.pick_device("cpu"))

@@ -19,8 +19,9 @@ from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 from kubernetes_validate.utils import ValidationError, latest_version, validate
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import PHOTOS, ROOT
-from vision.errors import KINDS, Code
+from testkit.photographs import PHOTOS
+from testkit.servers import ROOT
+from vision.core.errors import KINDS, Code
 from vision.settings import PREFIX, Settings
 
 DEPLOY = ROOT / "deploy"

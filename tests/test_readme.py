@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import PHOTOS, ROOT, serve
+from testkit.photographs import PHOTOS
+from testkit.servers import ROOT, serve
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = {

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from train_and_save import Origin, UserError, starter
-from vision import store
-from vision.schemas import TASKS, Task
+from vision.bento import store
+from vision.core.schemas import TASKS, Task
 from vision.settings import PREFIX, SETTINGS
 
 # Each command imports what it needs itself: --help, list and a start with all models saved should not wait for torch.
@@ -33,7 +33,7 @@ def save_starters(_: argparse.Namespace) -> None:
 
 
 def save_from_hub(arguments: argparse.Namespace) -> None:
-    from train_and_save import hub
+    from train_and_save.bring import hub
 
     wanted = {hub.DEFAULTS[task]: task for task in TASKS if arguments.task in (None, task)}
     if arguments.name is not None:
@@ -49,13 +49,13 @@ def save_from_path(arguments: argparse.Namespace) -> None:
 
 
 def _save_folder(path: Path, task: Task | None, origin: Origin) -> None:
-    from train_and_save import folder
+    from train_and_save.bring import folder
 
     _print_settings([folder.save(path, task, origin)])
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from train_and_save import train
+    from train_and_save.train import own as train
 
     tag = train.train(
         arguments.task,
@@ -72,7 +72,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from train_and_save import evaluate
+    from train_and_save.measure import evaluate
 
     figures = evaluate.evaluate(
         arguments.model, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
@@ -81,7 +81,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from train_and_save import evaluate
+    from train_and_save.measure import evaluate
 
     differences = evaluate.compare(
         arguments.a, arguments.b, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
@@ -109,7 +109,8 @@ def prune(arguments: argparse.Namespace) -> None:
 
 
 def remake(arguments: argparse.Namespace) -> None:
-    from train_and_save import convert, starter_captioner
+    from train_and_save.starter import captioner as starter_captioner
+    from train_and_save.starter import convert
 
     match arguments.task:
         case "classification":

@@ -18,8 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from train_and_save import UserError
-from vision import images
-from vision.errors import VisionError
+from vision.core import images
+from vision.core.errors import VisionError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif"}
 SPLITS: dict[str, Literal["train", "held_out"]] = {

@@ -9,8 +9,8 @@ import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from vision.images import FORMATS, Format, Limits
-from vision.schemas import Task
+from vision.core.images import FORMATS, Format, Limits
+from vision.core.schemas import Task
 
 PREFIX = "VISION_"
 
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
 
     api_keys: ApiKeys = Field(
-        {}, description="name:sha256 of each key, comma-separated; `python -m vision.keys` makes one."
+        {}, description="name:sha256 of each key, comma-separated; `python -m vision.api.keys` makes one."
     )
     key_requests_per_minute: int | None = Field(None, ge=1, description="Requests a key may send in a minute.")
     key_in_flight: int | None = Field(None, ge=1, description="Requests a key may have in work at once.")

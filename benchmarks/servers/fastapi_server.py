@@ -17,7 +17,7 @@ case = Case.from_environment()
 
 if is_tuned():
     from benchmarks.tuned import BATCH, Engine
-    from vision.coalesce import Coalescer
+    from vision.core.queues import Coalescer
 
     engine = Engine(case)
     decoders, inference = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)

@@ -24,7 +24,8 @@ import psutil
 import pytest
 from packaging.requirements import Requirement
 
-from tests.conftest import PHOTOS, ROOT, SERVE, served
+from testkit.photographs import PHOTOS
+from testkit.servers import ROOT, SERVE, served
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 CA = "/etc/ssl/certs/ca-certificates.crt"

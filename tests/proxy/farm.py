@@ -19,7 +19,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.conftest import OFFLINE, PHOTOS, ROOT, free_port
+from testkit.photographs import PHOTOS
+from testkit.servers import OFFLINE, ROOT, free_port
 
 REQUESTS = [("/classify", "bus"), ("/detect", "cat"), ("/caption", "zidane"), ("/analyze", "rocket")]
 

@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import OFFLINE, PHOTOS, ROOT, home
+from testkit.photographs import PHOTOS
+from testkit.servers import OFFLINE, ROOT
+from tests.conftest import home
 from tests.proxy.farm import Farm, Load, Proxy, Replica, copy_home
-from vision.errors import KINDS, Code
+from vision.core.errors import KINDS, Code
 
 __all__ = ["home"]
 
@@ -29,7 +31,7 @@ SWAPPED = "swapped"
 SAVE_AGAIN = """
 import shutil, sys, tempfile
 from pathlib import Path
-from vision import store
+from vision.bento import store
 saved, copy = store.folder("efficientnet-lite0"), Path(tempfile.mkdtemp())
 card = store.read_card(saved)
 for name in card.sha256:

@@ -1,0 +1,193 @@
+"""What stands between a request and a model: failures stay with their pictures, waiting items go out together."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vision.bento.runners import MAX_BATCH_SIZE
+from vision.core.errors import Code, VisionError
+from vision.core.predictor import predict_each
+from vision.core.queues import Coalescer
+from vision.core.schemas import Card, Classification, ClassifyOptions, Item, Label, Model
+
+CARD = Card(
+    task="classification",
+    name="means",
+    version="1",
+    architecture="the mean of a picture's pixels",
+    source="here",
+    licence="none",
+    description="",
+    preprocessing="",
+    labels=1,
+    input_size=(1, 1),
+)
+
+
+class Means:
+    """A model computed by hand: the score is the mean of the pixels; a batch that holds a black one raises."""
+
+    card = CARD
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(self, items: Sequence[Item[Any]]) -> list[Classification]:
+        self.batches.append(len(items))
+        means = [float(item.pixels.mean()) / 255 for item in items]
+        if 0 in means:
+            raise RuntimeError("black")
+        return [Classification(labels=[Label(label="mean", score=mean)], model=Model.of(CARD)) for mean in means]
+
+
+def item(value: int) -> Item[ClassifyOptions]:
+    return Item(np.full((2, 2, 3), value, np.uint8), (2, 2), ClassifyOptions())
+
+
+def test_a_batch_that_raises_is_halved_until_only_the_culprit_fails() -> None:
+    model = Means()
+    values = [51, 102, 0, 153, 204, 255, 51, 102]
+    results = predict_each(model, [item(value) for value in values])
+    culprit = results.pop(2)
+    assert isinstance(culprit, VisionError)
+    assert culprit.code == Code.INFERENCE_FAILED
+    scores = [result.labels[0].score for result in results if isinstance(result, Classification)]
+    assert scores == [value / 255 for value in values if value]
+    assert model.batches == [8, 4, 2, 2, 1, 1, 4]
+
+
+def test_a_good_batch_is_one_call() -> None:
+    model = Means()
+    results = predict_each(model, [item(value) for value in range(1, 1 + MAX_BATCH_SIZE)])
+    assert [r.labels[0].score * 255 for r in results if isinstance(r, Classification)] == list(range(1, 17))
+    assert model.batches == [MAX_BATCH_SIZE]
+
+
+class Runner:
+    """Answers each item with itself, once it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.go = asyncio.Semaphore(0)
+
+    async def call(self, items: Sequence[int]) -> list[dict[str, Any]]:
+        self.calls.append(list(items))
+        await self.go.acquire()
+        if 13 in items:
+            raise VisionError(Code.UNAVAILABLE, "away")
+        return [{"item": item} for item in items]
+
+
+async def queued(coalescer: Coalescer, items: Sequence[int]) -> list[asyncio.Task[dict[str, Any]]]:
+    tasks = [asyncio.ensure_future(coalescer.predict(item)) for item in items]
+    await asyncio.sleep(0)  # each has put its item in the queue
+    return tasks
+
+
+def test_what_waits_goes_out_together_and_in_order_at_most_a_batch_at_once() -> None:
+    async def run() -> None:
+        runner, depths = Runner(), list[int]()
+        tasks = await queued(Coalescer(runner.call, 4, depths.append), range(1, 8))
+        runner.go.release()
+        runner.go.release()
+        assert [(await task)["item"] for task in tasks[:4]] == [1, 2, 3, 4]
+        runner.go.release()
+        assert [(await task)["item"] for task in tasks[4:]] == [5, 6, 7]
+        assert runner.calls == [[1, 2, 3, 4], [5, 6, 7]]
+        assert max(depths) == 7
+        assert depths[-1] == 0
+
+    asyncio.run(run())
+
+
+def test_a_lone_item_goes_out_at_once_and_what_comes_meanwhile_in_the_next_call() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 4, lambda _: None)
+        first = await queued(coalescer, [1])
+        while not runner.calls:
+            await asyncio.sleep(0)
+        later = await queued(coalescer, [2, 3])
+        runner.go.release()
+        runner.go.release()
+        await asyncio.gather(*first, *later)
+        assert runner.calls == [[1], [2, 3]]
+
+    asyncio.run(run())
+
+
+def test_a_few_items_go_out_beside_a_call_in_flight() -> None:
+    async def run() -> None:
+        runner, depths = Runner(), list[int]()
+        coalescer = Coalescer(runner.call, 4, depths.append, beside=2)
+        tasks = await queued(coalescer, [1])
+        while len(runner.calls) < 1:
+            await asyncio.sleep(0)
+        tasks += await queued(coalescer, range(2, 9))
+        while len(runner.calls) < 2:
+            await asyncio.sleep(0)
+        runner.go.release()  # the first call's
+        await tasks[0]
+        while len(runner.calls) < 3:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            runner.go.release()
+        assert [(await task)["item"] for task in tasks] == list(range(1, 9))
+        assert runner.calls == [[1], [2, 3], [4, 5, 6, 7], [8]]
+        assert max(depths) == 8
+        assert depths[-1] == 0
+
+    asyncio.run(run())
+
+
+def test_few_items_do_not_wait_for_those_of_a_request_with_many() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 4, lambda _: None, beside=2)
+        many = [asyncio.ensure_future(coalescer.predict(item, among=9)) for item in range(1, 10)]
+        while not runner.calls:
+            await asyncio.sleep(0)
+        few = await queued(coalescer, [21, 22, 23])
+        while len(runner.calls) < 2:
+            await asyncio.sleep(0)
+        assert runner.calls == [[1, 2, 3, 4], [21, 22]]
+        for _ in range(5):
+            runner.go.release()
+        await asyncio.gather(*many, *few)
+        assert runner.calls[2:] == [[5, 6, 7, 8], [23], [9]]
+
+    asyncio.run(run())
+
+
+def test_an_item_whose_caller_left_is_never_sent() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 4, lambda _: None)
+        first = await queued(coalescer, [1])
+        while not runner.calls:
+            await asyncio.sleep(0)
+        left, stayed = await queued(coalescer, [2, 3])
+        left.cancel()
+        runner.go.release()
+        runner.go.release()
+        assert [(await task)["item"] for task in (*first, stayed)] == [1, 3]
+        assert runner.calls == [[1], [3]]
+
+    asyncio.run(run())
+
+
+def test_a_call_that_fails_is_its_items_error_and_the_next_call_is_made() -> None:
+    async def run() -> None:
+        runner = Runner()
+        coalescer = Coalescer(runner.call, 2, lambda _: None)
+        tasks = await queued(coalescer, [12, 13, 14])
+        runner.go.release()
+        runner.go.release()
+        failed, also, answered = await asyncio.gather(*tasks)
+        assert failed["error"]["code"] == also["error"]["code"] == "unavailable"
+        assert failed["error"]["retryable"]
+        assert answered == {"item": 14}
+
+    asyncio.run(run())

@@ -1,0 +1,349 @@
+"""Writes a network as an OpenVINO graph beside its weights, where that is the faster engine here.
+
+It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
+the model's card. A graph that does many pictures faster with a core for each (OpenVINO's streams) is marked as such.
+Classifiers, NanoDet, YOLO, RT-DETR and kin, and captioners of captioner_graphs.py have graphs.
+Single precision only: half precision was slower wherever it was tried (benchmarks/README.md).
+"""
+
+import copy
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+from train_and_save.graphs.captioner_parts import Family, Say, See, family
+from vision.core import engine
+from vision.core.engine import GRAPH_CONFIG
+from vision.core.schemas import CaptionOptions, Card, Pixels
+from vision.tasks.captioning.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
+from vision.tasks.captioning.transformers_captioner import TransformersWriter
+from vision.tasks.classification.classifier import GraphNetwork
+from vision.tasks.classification.transformers_classifier import TransformersNetwork
+from vision.tasks.detection import nanodet_module
+from vision.tasks.detection.detr import DetrNetwork, QueriesAlone
+from vision.tasks.detection.nanodet import SIDE
+
+log = logging.getLogger(__name__)
+
+BATCH = 8
+TOLERANCE = 1e-3
+"""Of logits, scores and pixels of a box; on AVX2 and avx512_bf16 alike 1.5e-4 was the largest difference seen."""
+
+PIXEL_TOLERANCE = 0.01
+"""Of normalised pixels, in the mean: Pillow's resizing and torchvision's round in their own ways. A crop that lies a
+pixel aside makes 0.3."""
+
+PLAIN_SEARCH = {
+    "do_sample": False,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "repetition_penalty": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "bad_words_ids": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "begin_suppress_tokens": None,
+    "num_return_sequences": 1,
+}
+"""What vision/tasks/captioning/beam_search.py leaves out of transformers' GenerationConfig."""
+
+SECONDS = 1.0
+EAGER, OPENVINO, OPENVINO_STREAMS = "pytorch eager", "openvino float32", "openvino float32, streams"
+
+STREAMS_GAIN = 1.05
+"""How much faster a core for each picture must be: the graph then lies in memory twice."""
+
+
+def add_graph(folder: Path, card: Card) -> Card:
+    """Add graphs to a model in safetensors, where they are the faster; return the card with images/s by engine.
+
+    A model that has no graph, or whose graph answers in another way, stays as it was.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    try:
+        if card.task == "classification":
+            paces = _classification(folder)
+        elif config["model_type"] == "nanodet":
+            paces = _add_graph(folder, nanodet_module.load(folder, len(config["labels"])), _noise(3, SIDE, SIDE))
+        elif config["model_type"] == "yolo":
+            paces = _yolo(folder, config["side"])
+        elif card.task == "captioning":
+            paces = _captioning(folder)
+        else:
+            paces = _detr(folder)
+    except Exception as error:
+        # OpenVINO raises nearly every type for what it cannot convert; the model is served by PyTorch then.
+        log.warning("%s runs on PyTorch; OpenVINO: %s", card.name, str(error).splitlines()[0])
+        return card
+    return card.model_copy(update={"engines": paces})
+
+
+def _classification(folder: Path) -> dict[str, float]:
+    network = TransformersNetwork(folder, "cpu")
+    paces = _add_graph(folder, network.module, _noise(*_shape(lambda grey: network.preprocess([grey]))))
+    steps = _steps(network.processor)
+    if steps and engine.has_graph(folder, "cpu"):
+        around = {"labels": network.labels, "multi_label": network.multi_label, **steps}
+        (folder / GRAPH_CONFIG).write_text(json.dumps(around, indent=1))
+        if not _same_pixels(GraphNetwork(folder).preprocess, network.preprocess):
+            (folder / GRAPH_CONFIG).unlink()
+    return paces
+
+
+def _shape(preprocess: Callable[[Pixels], Any]) -> tuple[int, ...]:
+    """Return the shape of what a network takes of a picture, the same for every picture."""
+    grey = [np.full((*size, 3), 127, np.uint8) for size in ((48, 64), (64, 48))]
+    upright, wide = (tuple(preprocess(pixels).shape[1:]) for pixels in grey)
+    if upright != wide:
+        raise ValueError("its inputs are of many shapes, and a graph takes one.")
+    return upright
+
+
+def _steps(processor: Any) -> dict[str, Any] | None:
+    """Return a processor's steps as GraphNetwork and GraphWriter do them without torchvision, if they are the same."""
+    if isinstance(processor, TimmWrapperImageProcessor):
+        return _timm_steps(processor)
+    settings = processor.to_dict()
+    size = settings.get("size") or {}
+    if not all(settings.get(step) for step in ("do_resize", "do_rescale", "do_normalize")):
+        return None
+    resize: int | list[int] | None = None
+    crop = (settings.get("crop_size") or {}).get("height") if settings.get("do_center_crop") else None
+    if "height" in size:
+        resize = [size["height"], size["width"]]
+    elif "shortest_edge" in size and "crop_pct" in settings:  # ConvNext's
+        crop = size["shortest_edge"]
+        resize = int(crop / settings["crop_pct"]) if crop < 384 else [crop, crop]
+    elif "shortest_edge" in size:
+        resize = size["shortest_edge"]
+    if resize is None or (isinstance(resize, int) and crop is None):
+        return None
+    return {
+        "resize": resize,
+        "crop": crop,
+        "resample": Image.Resampling(settings["resample"]).name,
+        "mean": settings["image_mean"],
+        "std": settings["image_std"],
+    }
+
+
+def _timm_steps(processor: TimmWrapperImageProcessor) -> dict[str, Any] | None:
+    steps = processor.val_transforms.transforms
+    kinds = [type(step).__name__ for step in steps]
+    if kinds != ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"] or len(set(steps[1].size)) > 1:
+        return None
+    config = processor.data_config
+    return {
+        "resize": steps[0].size,
+        "crop": steps[1].size[0],
+        "resample": config["interpolation"].upper(),
+        "mean": config["mean"],
+        "std": config["std"],
+    }
+
+
+def _same_pixels(ours: Callable[..., Any], theirs: Callable[..., Any]) -> bool:
+    """Whether two preprocessings give the same, up to rounding, on noise of several shapes."""
+    pictures = [_picture(*size) for size in ((480, 640), (640, 427), (100, 80), (3, 7), (1, 1))]
+    return all(
+        np.abs(ours([picture]) - np.asarray(theirs([picture]))).mean() <= PIXEL_TOLERANCE for picture in pictures
+    )
+
+
+def _picture(height: int, width: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _captioning(folder: Path) -> dict[str, float]:
+    eager = TransformersWriter(folder, "cpu")
+    with _two_folders() as (graphs, streams):
+        parts = family(eager.model)
+        _convert_captioner(parts, eager, graphs)
+        eager.tokenizer.backend_tokenizer.save(str(graphs / "tokenizer.json"))
+        graph = GraphWriter(graphs)
+        if not _same_pixels(graph.preprocess, eager.preprocess):
+            raise ValueError("its preprocessing is not known here.")
+        _refuse(_difference_of_log_probs(graph, parts, eager))
+        pictures = [_picture(240 + index, 320) for index in range(BATCH)]
+        options = CaptionOptions()
+        _mark(graphs, streams)
+        writers: dict[str, Writer] = {EAGER: eager, OPENVINO: graph, OPENVINO_STREAMS: StreamsWriter(streams)}
+        if len({tuple(writer.write(pictures, options)) for writer in writers.values()}) > 1:
+            raise ValueError("its sentences are found in another way than here.")
+        paces = _paces({name: partial(writer.write, pictures, options) for name, writer in writers.items()})
+        _keep_fastest(paces, graphs, streams, folder)
+    return paces
+
+
+def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> None:
+    steps, search = _steps(eager.processor), parts.search
+    if steps is None or not isinstance(steps["resize"], list) or steps["crop"]:
+        raise ValueError("its preprocessing is not known here.")
+    for name, plain in PLAIN_SEARCH.items():
+        if getattr(search, name, None) not in (None, plain):
+            raise ValueError(f"its search has {name}, which is not known here.")
+    height, width = steps["resize"]
+    see, say = See(parts).eval(), Say(parts).eval()
+    pixels = torch.zeros(2, 3, height, width)
+    with torch.inference_mode():
+        seen = see(pixels)
+    _, heads, head, _ = seen[0].shape
+    cache = [len(parts.layers), 2, heads, head]
+    said = torch.zeros(2, *cache[:3], 1, head)
+    _convert(see, (pixels,), [[-1, 3, height, width]], out / engine.GRAPH)
+    tokens, parents = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
+    shapes = [[-1], [-1], [-1, *cache[:3], -1, head], *([-1, *part.shape[1:]] for part in seen)]
+    _convert(say, (tokens, parents, said, *seen), shapes, out / DECODER_GRAPH)
+    rules = {
+        "decoder_start_token_id": parts.start,
+        "eos_token_id": parts.end,
+        "max_new_tokens": search.max_new_tokens or (search.max_length or 21) - 1,  # that length counts the start
+        "num_beams": search.num_beams or 1,
+        "no_repeat_ngram_size": search.no_repeat_ngram_size or 0,
+        "suppress_tokens": search.suppress_tokens or [],
+        "positions": parts.positions,
+    }
+    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": rules, "cache": cache}, indent=1))
+
+
+def _difference_of_log_probs(graph: GraphWriter, parts: Family, eager: TransformersWriter) -> float:
+    """Of every next token, over a sentence of some tokens for each of two pictures of noise."""
+    model, inputs = eager.model, torch.from_numpy(graph.preprocess([_picture(240, 320), _picture(320, 240)]))
+    seen, said = graph.see(inputs.numpy()), graph.nothing_said(2)
+    sentences = torch.randint(1000, (2, 8), generator=_seeded())
+    with torch.inference_mode():
+        if model.config.model_type == "blip":
+            embeds = model.vision_model(pixel_values=inputs)[0]
+            logits = model.text_decoder(sentences, encoder_hidden_states=embeds).logits
+        else:
+            logits = model(pixel_values=inputs, decoder_input_ids=sentences).logits
+    difference = 0.0
+    for position, expected in enumerate(logits.log_softmax(-1).numpy().transpose(1, 0, 2)):
+        log_probs, said = graph.say(sentences[:, position].numpy(), np.arange(2), said, *seen)
+        difference = max(difference, float(np.abs(log_probs - expected).max()))
+    return difference
+
+
+def _yolo(folder: Path, side: int) -> dict[str, float]:
+    from vision.tasks.detection import yolo_module
+
+    module = yolo_module.load(folder)
+    pictures = torch.randint(256, (BATCH, side, side, 3), generator=_seeded()).to(torch.uint8)
+    paces = _add_graph(folder, module, pictures, [-1, -1, -1, 3])
+    if engine.has_graph(folder, "cpu"):
+        (folder / GRAPH_CONFIG).write_text(json.dumps({"end2end": module.end2end}))
+    return paces
+
+
+def _detr(folder: Path) -> dict[str, float]:
+    network = DetrNetwork(folder, "cpu")
+    if network.preprocess(_picture(48, 64)).keys() != {"pixel_values"}:
+        raise ValueError("its inputs have masks, and a graph takes none.")
+    shape = _shape(lambda grey: network.preprocess(grey)["pixel_values"])
+    return _add_graph(folder, QueriesAlone(network.model), _noise(*shape))
+
+
+def _add_graph(
+    folder: Path, module: nn.Module, inputs: torch.Tensor, shape: list[int] | None = None
+) -> dict[str, float]:
+    """Convert, compare and measure on inputs (BATCH, ...); a shape that is not theirs has -1 where any size may be."""
+    eager = engine.eager(module, "cpu")
+    with _two_folders() as (graphs, streams):
+        _convert(module, (inputs,), [shape or [-1, *inputs.shape[1:]]], graphs / engine.GRAPH)
+        _mark(graphs, streams)
+        engines = {EAGER: eager, OPENVINO: engine.openvino(graphs), OPENVINO_STREAMS: engine.openvino(streams)}
+        expected, *others = (one(inputs.numpy()) for one in engines.values())
+        difference = max(_difference(other, expected) for other in others)
+        if difference > TOLERANCE:
+            _refuse(difference, max(TOLERANCE, 2 * _rounding(module, inputs)))
+        paces = _paces({name: partial(one, inputs.numpy()) for name, one in engines.items()})
+        _keep_fastest(paces, graphs, streams, folder)
+    return paces
+
+
+@contextmanager
+def _two_folders() -> Iterator[tuple[Path, Path]]:
+    with TemporaryDirectory() as some, TemporaryDirectory() as others:
+        yield Path(some), Path(others)
+
+
+def _noise(*shape: int) -> torch.Tensor:
+    return torch.rand((BATCH, *shape), generator=_seeded()) * 2 - 1
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _convert(module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], out: Path) -> None:
+    with torch.inference_mode(), warnings.catch_warnings():
+        # Of torch.jit.trace, which convert_model goes through, and of checks of shapes, which are constants here.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
+        model = ov.convert_model(module, example_input=example)
+    model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+    ov.save_model(model, out, compress_to_fp16=False)
+
+
+def _rounding(module: nn.Module, inputs: torch.Tensor) -> float:
+    """How much PyTorch's outputs in single precision differ from those in double: little in a network that learnt."""
+    exact = copy.deepcopy(module).double()
+    wide = inputs.double() if inputs.is_floating_point() else inputs
+    return _difference(engine.eager(module, "cpu")(inputs.numpy()), engine.eager(exact, "cpu")(wide.numpy()))
+
+
+def _difference(some: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
+
+
+def _refuse(difference: float, most: float = TOLERANCE) -> None:
+    if difference > most:
+        raise ValueError(f"OpenVINO's answers differ from PyTorch's by {difference:g}; at most {most:g} may be.")
+
+
+def _mark(graphs: Path, out: Path) -> None:
+    """Copy graphs, marked as faster with a core for each picture."""
+    shutil.copytree(graphs, out, dirs_exist_ok=True)
+    model = engine.read(graphs / engine.GRAPH)
+    model.set_rt_info("yes", engine.STREAMS)
+    ov.save_model(model, out / engine.GRAPH, compress_to_fp16=False)
+
+
+def _keep_fastest(paces: dict[str, float], graphs: Path, streams: Path, folder: Path) -> None:
+    if max(paces, key=paces.__getitem__) == EAGER:
+        return
+    worth = paces[OPENVINO_STREAMS] >= STREAMS_GAIN * paces[OPENVINO]
+    shutil.copytree(streams if worth else graphs, folder, dirs_exist_ok=True)
+
+
+def _paces(engines: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Images a second of each, the best of runs of BATCH in turns: a machine's noise only ever slows."""
+    best = dict.fromkeys(engines, 0.0)
+    for run in engines.values():
+        run()
+    end = time.perf_counter() + SECONDS * len(engines)
+    while not all(best.values()) or time.perf_counter() < end:
+        for name, run in engines.items():
+            if 0 < best[name] < max(best.values()) / 2:
+                continue  # the others need the time more
+            start = time.perf_counter()
+            run()
+            best[name] = max(best[name], BATCH / (time.perf_counter() - start))
+    return {name: round(pace, 2) for name, pace in best.items()}

@@ -1,0 +1,88 @@
+"""HTTP/1.1 on the wire: uvicorn's protocol, with the limits that it lacks, and our error body for what is no HTTP."""
+
+import asyncio
+import json
+from uuid import uuid4
+
+from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from vision.core.errors import Code, VisionError
+from vision.core.schemas import Failure
+from vision.settings import SETTINGS
+
+MAX_OVERHEAD = 1_000_000
+"""Bytes of a request that are no body: head, chunk lines, trailers. httptools takes any number, copying each time."""
+
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays, as in nginx: who waits less than the client loses requests sent at that moment."""
+
+
+def install() -> None:
+    """Let the uvicorn that BentoML starts in this process speak this protocol."""
+    vars(auto).update(AutoHTTPProtocol=Protocol)
+
+
+class Protocol(HttpToolsProtocol):
+    """Ends a connection whose head is too long, or does not arrive within the time that a body has."""
+
+    overhead = 0
+    head_is_late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive = KEEP_ALIVE_SECONDS
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self.overhead += len(data)
+        super().data_received(data)
+        if self.overhead > MAX_OVERHEAD and not self.transport.is_closing():
+            self.send_400_response("The request's head is too long.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.overhead -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.overhead = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or has a head without end; the door never sees it."""
+        failure = Failure.of(VisionError(Code.MALFORMED_REQUEST, msg)).model_dump(mode="json")
+        failure["error"]["request_id"] = request_id = uuid4().hex
+        body = json.dumps(failure).encode()
+        head = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+            f"x-error-code: {Code.MALFORMED_REQUEST}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[400] + head.encode() + body)
+        self.transport.close()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return False  # no WebSockets here: answered as the GET that it began as
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass
+
+    def _expect_head(self) -> None:
+        if self.head_is_late is None:
+            self.head_is_late = self.loop.call_later(SETTINGS.body_seconds, self.transport.close)
+
+    def _head_arrived(self) -> None:
+        if self.head_is_late is not None:
+            self.head_is_late.cancel()
+            self.head_is_late = None

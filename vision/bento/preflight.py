@@ -1,0 +1,78 @@
+"""Before any process is started: refuse, in one line with the way out, what cannot go well."""
+
+import atexit
+import ipaddress
+import os
+import resource
+import shutil
+import socket
+import ssl
+from typing import Any
+
+import click
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLException
+
+from vision.bento import store
+from vision.core.schemas import TASKS
+from vision.settings import SETTINGS
+
+
+def own_metrics_folder() -> None:
+    """Give this server's metrics a folder of its own: BentoML wipes the shared one, where another server may write."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # in the supervisor, which hands it to the workers
+        provider = BentoMLContainer.prometheus_multiproc_dir
+        provider.set(f"{provider.get()}-{os.getpid()}")
+        atexit.register(shutil.rmtree, provider.get(), ignore_errors=True)
+
+
+def check() -> None:
+    """Check the options of `bentoml serve` and the models. Raises BentoMLException, which ends the start."""
+    context = click.get_current_context(silent=True)
+    options: dict[str, Any] = context.params if context else {}
+    _check_address(options.get("host") or "127.0.0.1", options.get("port") or 3000)
+    _check_certificate(options)
+    _check_models()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand slow clients are a thousand files
+
+
+def _check_address(host: str, port: int) -> None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        raise BentoMLException(f"--host {host} is no address: say 127.0.0.1 or 0.0.0.0.") from error
+    if not address.is_loopback and not SETTINGS.api_keys and not SETTINGS.allow_anonymous:
+        raise BentoMLException(
+            f"Serving on {host} lets others in: set VISION_API_KEYS (`python -m vision.api.keys NAME` makes a key), "
+            "or VISION_ALLOW_ANONYMOUS=true when something else keeps them out."
+        )
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise BentoMLException(f"{host}:{port} cannot be had ({error}): choose another --port.") from error
+
+
+def _check_certificate(options: dict[str, Any]) -> None:
+    certificate = options.get("ssl_certfile")
+    if not certificate:
+        return
+    key = options.get("ssl_keyfile") or certificate
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, options.get("ssl_keyfile_password") or "")
+    except OSError as error:  # ssl.SSLError is one
+        raise BentoMLException(
+            f"--ssl-certfile {certificate} and --ssl-keyfile {key} cannot be used ({error.strerror or error}): "
+            "name a readable PEM certificate and its key."
+        ) from error
+
+
+def _check_models() -> None:
+    for task in TASKS:
+        try:
+            store.verify(store.folder(SETTINGS.tag(task)))
+        except ValueError as error:
+            raise BentoMLException(str(error)) from error

@@ -1,0 +1,116 @@
+"""The three runner Services: one model each, in a process of its own, behind BentoML's adaptive batching."""
+
+import gc
+import logging
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+from bentoml._internal.bento.bento import BentoModelInfo
+from bentoml.models import BentoModel
+
+from vision import metrics
+from vision.bento import logs, shutdown, store
+from vision.bento.app import RunnerService
+from vision.core import predictor as models
+from vision.core.errors import VisionError
+from vision.core.schemas import OPTIONS, Failure, Item, Task
+from vision.settings import SETTINGS
+
+MAX_BATCH_SIZE = 16
+
+BESIDE: dict[Task, int] = {"classification": 8, "captioning": 4, "detection": 8}
+"""Pictures that a runner takes while it works on a batch: so it has some when the batch is done, and who comes later
+does not wait for all of a batch, which takes long where sentences are written."""
+
+log = logging.getLogger("bentoml.vision")
+
+TRACING: Any = (
+    {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": {"protocol": "http", "endpoint": SETTINGS.otlp_endpoint}}
+    if SETTINGS.otlp_endpoint
+    else {}
+)
+
+CONFIG: dict[str, Any] = {
+    # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
+    "resources": {"gpu": 0.33},
+    "service_class": RunnerService,
+    "threads": 2,
+    "tracing": TRACING,
+    # BentoML closes the caller's session every 100 calls or 300 s while calls are in flight, which then fail.
+    "runner_connection": {"max_requests": 1_000_000_000, "max_age": 1e9},
+    "logging": {"access": {"enabled": False}},
+    "envs": [
+        {"name": "HF_HUB_OFFLINE", "value": "1"},  # what serves comes from the store, nothing from a hub
+        {"name": "HF_HUB_DISABLE_PROGRESS_BARS", "value": "1"},
+        {"name": "TRANSFORMERS_VERBOSITY", "value": "error"},
+        {"name": "YOLO_OFFLINE", "value": "true"},
+        {"name": "YOLO_AUTOINSTALL", "value": "false"},
+        {"name": "YOLO_VERBOSE", "value": "false"},
+    ],
+}
+
+
+class StoredModel(BentoModel):
+    """A model of the store. One that is missing ends `bentoml build`; BentoML would look for it in a cloud."""
+
+    def to_info(self, alias: str | None = None) -> BentoModelInfo:
+        store.folder(str(self.tag))
+        return super().to_info(alias)
+
+
+class Runner:
+    """One model. Subclasses name its task and its place in the model store."""
+
+    task: Task
+    stored: StoredModel
+
+    def __init__(self) -> None:
+        logs.configure()
+        device = models.pick_device(SETTINGS.device)
+        folder = Path(self.stored.path)
+        self._model = models.load(folder, store.verify(folder), device)
+        self._warm_up(device)
+        gc.freeze()  # what is here now stays; no later collection needs to walk through it
+        why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
+        log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
+
+    def _warm_up(self, device: str) -> None:
+        """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
+        grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
+        for size in (1, 2) if device == "cpu" else (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
+            models.predict_each(self._model, [grey] * size)
+
+    @bentoml.on_startup
+    def leave_last(self) -> None:
+        shutdown.leave_last()
+
+    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=60_000)
+    def predict(self, items: list[Any]) -> list[dict[str, Any]]:
+        """Items {pixels, size, options} (see schemas.Item) -> for each its result's fields, or `{"error": ...}`."""
+        batch = [
+            Item(item["pixels"], item["size"], OPTIONS[self.task].model_construct(**item["options"])) for item in items
+        ]
+        metrics.BATCH_IMAGES.labels(self.task).observe(len(batch))
+        with metrics.INFERENCE_SECONDS.labels(self.task).time():
+            results = models.predict_each(self._model, batch)
+        return [(Failure.of(result) if isinstance(result, VisionError) else result).model_dump() for result in results]
+
+
+@bentoml.service(name="classification", **CONFIG)
+class ClassificationRunner(Runner):
+    task: Task = "classification"
+    stored = StoredModel(SETTINGS.classification_model)
+
+
+@bentoml.service(name="captioning", **CONFIG)
+class CaptioningRunner(Runner):
+    task: Task = "captioning"
+    stored = StoredModel(SETTINGS.captioning_model)
+
+
+@bentoml.service(name="detection", **CONFIG)
+class DetectionRunner(Runner):
+    task: Task = "detection"
+    stored = StoredModel(SETTINGS.detection_model)

@@ -1,0 +1,200 @@
+"""Untrusted bytes -> oriented RGB pixels, within limits."""
+
+import io
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from pi_heif import register_heif_opener
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from vision.core.errors import Code, VisionError
+from vision.core.schemas import Pixels
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are ours
+register_heif_opener()  # what phones send, into Pillow
+
+Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+ENOUGH = 1280
+"""Longer side in pixels from which every model here can be shown what it needs."""
+
+MAX_SCANS, MAX_SEGMENTS, MAX_FILL = 100, 2_000, 65_536
+"""Of a JPEG: progressive ones have some ten scans; a segment holds up to 64 kB; fill is bytes between segments."""
+
+MAX_RUN_LENGTH_PIXELS = 2_000_000
+
+LARGE_PIXELS = 25_000_000
+"""Larger pictures are decoded one at a time: 75 megapixels may take a gigabyte meanwhile."""
+
+_LARGE = threading.Lock()
+
+# A JPEG's markers, but for those without a length; in pixel data a stuffed zero follows each 0xff.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+
+# The first bytes of the formats above: tells a broken picture from a file of another kind.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF87a", b"GIF89a", b"BM")
+_BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may be; checked before its pixels are decoded."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 75_000_000
+    max_side: int = 30_000
+    max_aspect: float = 100
+    formats: Sequence[Format] = FORMATS
+
+
+LIMITS = Limits()
+
+
+def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
+    """Decode a picture in full: the format is sniffed from the bytes, the first frame of an animation is taken.
+
+    Returns an RGB image with its EXIF orientation applied; transparency lies on white, 16-bit channels
+    keep their upper eight bits.
+    Raises VisionError: empty_image, image_too_large (bytes), unsupported_format, too_many_pixels, bad_dimensions
+    (these two read from the header) or undecodable_image.
+    """
+    return _decode(data, limits, None)[0]
+
+
+def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a picture to where a model's preprocessing begins; return it and its (width, height) in full.
+
+    As decode(), but sides are divided by the largest whole number that leaves ENOUGH of the longer one: in a JPEG
+    as far as the inverse transform gives fewer pixels for less work (by 2, 4 or 8), the rest by averaging. Models
+    resize from there once. That is nearer to what they answer about all pixels than resizing twice.
+    """
+    return _decode(data, limits, ENOUGH)
+
+
+def _decode(data: bytes, limits: Limits, least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    if not data:
+        raise VisionError(Code.EMPTY_IMAGE, "The picture has no bytes.")
+    if len(data) > limits.max_bytes:
+        raise VisionError(
+            Code.IMAGE_TOO_LARGE,
+            f"The picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. Send a smaller one.",
+        )
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
+    image = _open(data, limits.formats)
+    width, height = image.size
+    _check_size(image.size, limits)
+    _check_run_lengths(image)
+    try:
+        with _LARGE if width * height > LARGE_PIXELS else nullcontext():
+            if least:
+                scale = max(1, max(image.size) // least)
+                image.draft(None, (width // scale, height // scale))  # does something to a JPEG only
+            image.load()
+            turned = _orient(image)
+            image = _to_rgb(image)
+            if least and (factor := max(image.size) // least) > 1:
+                image = image.reduce(factor)
+            return image, (height, width) if turned else (width, height)
+    except Exception as error:
+        # Decoders raise nearly every type for broken input; each is the picture's failure, not ours.
+        log.info("undecodable %s: %s", image.format, type(error).__name__)
+        raise VisionError(
+            Code.UNDECODABLE_IMAGE, f"The {image.format} picture is broken or cut short; send it again in full."
+        ) from error
+
+
+def shrink(image: Image.Image) -> Pixels:
+    """Pixels whose longer side is at most ENOUGH, for models whose own preprocessing is not known here."""
+    scale = ENOUGH / max(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise VisionError(
+            Code.TOO_MANY_PIXELS, f"The picture has {width} x {height} pixels; at most {limits.max_pixels:,} are taken."
+        )
+    if max(size) > min(limits.max_side, limits.max_aspect * min(size)):
+        raise VisionError(
+            Code.BAD_DIMENSIONS,
+            f"The picture is {width} x {height}; no side may be longer than {limits.max_side:,} pixels "
+            f"or than {limits.max_aspect:g} times the other.",
+        )
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse a JPEG whose few bytes take minutes: a scan is a pass over all pixels, a segment is read in Python."""
+    scans = segments = 0
+    at = 2
+    while (marker := _MARKER.search(data, at)) and data[marker.end() - 1] != 0xD9:
+        scans += data[marker.end() - 1] == 0xDA
+        segments += 1
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS or (not scans and marker.start() - at > MAX_FILL):
+            raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has more scans or segments than any camera writes.")
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    if not scans:
+        raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has no pixels; send it again in full.")
+
+
+def _check_run_lengths(image: Image.Image) -> None:
+    """Refuse a large BMP with run lengths, which Pillow decodes in Python."""
+    run_lengths = image.format == "BMP" and image.info.get("compression") in (1, 2)
+    if run_lengths and image.width * image.height > MAX_RUN_LENGTH_PIXELS:
+        raise VisionError(
+            Code.TOO_MANY_PIXELS, f"A run-length BMP may have {MAX_RUN_LENGTH_PIXELS:,} pixels; send a PNG or JPEG."
+        )
+
+
+def _open(data: bytes, formats: Sequence[Format]) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=tuple(formats))
+    except Image.DecompressionBombError as error:
+        raise VisionError(Code.TOO_MANY_PIXELS, "The picture has too many pixels; send a smaller one.") from error
+    except UnidentifiedImageError as error:
+        if data.startswith(_SIGNATURES) or data[4:12] in _BRANDS:
+            raise VisionError(
+                Code.UNDECODABLE_IMAGE, "The picture's header is broken; send it again in full."
+            ) from error
+        raise VisionError(
+            Code.UNSUPPORTED_FORMAT, f"These bytes are no picture in a known format ({', '.join(formats)})."
+        ) from error
+    except Exception as error:
+        log.info("unreadable header: %s", type(error).__name__)
+        raise VisionError(Code.UNDECODABLE_IMAGE, "The picture's header is broken; send it again in full.") from error
+
+
+def _orient(image: Image.Image) -> bool:
+    """Apply the EXIF orientation; return whether width and height changed places."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:
+        # A picture with a broken EXIF block is shown unrotated by browsers, too.
+        log.info("unreadable EXIF: %s", type(error).__name__)
+        return False
+    return turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

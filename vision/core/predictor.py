@@ -1,0 +1,95 @@
+"""The three models: load once, `predict(items)` -> a result or an error per item. Free of BentoML and HTTP."""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from vision.core import images
+from vision.core.engine import GRAPH_CONFIG
+from vision.core.errors import Code, VisionError
+from vision.core.pixels import Shrink, Steps
+from vision.core.schemas import Card, Item, Task
+
+log = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    card: Card
+
+    def predict(self, items: Sequence[Item[Any]]) -> Sequence[BaseModel | VisionError]: ...
+
+
+def load(folder: Path, card: Card, device: str) -> Predictor:
+    """Load a saved model onto a device ("cpu" or "cuda")."""
+    # Imported one by one, so that a process holds only the libraries of its own model.
+    match card.task:
+        case "classification":
+            from vision.tasks.classification.classifier import Classifier
+
+            return Classifier(folder, card, device)
+        case "captioning":
+            from vision.tasks.captioning.captioner import Captioner
+
+            return Captioner(folder, card, device)
+        case "detection":
+            from vision.tasks.detection.detector import Detector
+
+            return Detector(folder, card, device)
+
+
+def load_shrink(folder: Path, task: Task) -> Shrink:
+    """Return the model's Shrink, without loading the model."""
+    if task == "detection":
+        from vision.tasks.detection import detector
+
+        return detector.load_shrink(folder)
+    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
+
+
+def load_whole(loader: Any, folder: Path) -> Any:
+    """Load a transformers model in float32 from safetensors, refusing one whose weights do not fit.
+
+    transformers only warns of missing weights, and then answers from noise.
+    """
+    import torch
+
+    model, report = loader.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    problems = {kind: sorted(report[kind]) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
+    if problems:
+        raise ValueError(f"The weights in {folder} do not fit {type(model).__name__}: {problems}")
+    return model.eval()
+
+
+def pick_device(wanted: str) -> str:
+    """Settle "auto" on "cuda" where torch sees a GPU, else on "cpu"."""
+    if wanted != "auto":
+        return wanted
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "cpu"  # without NVIDIA's driver; torch, which takes seconds to import, need not be asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel | VisionError]:
+    """Predict a batch so that a failure stays with the item that caused it.
+
+    A batch that raises, out of memory for example, is halved and tried again; an item that raises alone has
+    INFERENCE_FAILED in its place.
+    """
+    try:
+        return list(model.predict(items))
+    except Exception:
+        log.exception("%s failed on a batch of %d", model.card.name, len(items))
+    if len(items) == 1:
+        return [VisionError(Code.INFERENCE_FAILED, f"{model.card.name} failed on this picture.")]
+    middle = len(items) // 2
+    return predict_each(model, items[:middle]) + predict_each(model, items[middle:])

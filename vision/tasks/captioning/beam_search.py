@@ -1,0 +1,87 @@
+"""The search for one picture's sentence, token by token, as transformers' generate() goes about it.
+
+generate() itself would bring torch and transformers into the process. What it is asked for here: beams, no n-gram
+twice, tokens never said, length penalty 1, no early stopping; with one beam it is the greedy search.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.core.engine import Floats
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of a search, named as in transformers' GenerationConfig."""
+
+    decoder_start_token_id: int
+    eos_token_id: int
+    max_new_tokens: int
+    num_beams: int
+    no_repeat_ngram_size: int
+    """0 lets everything be said again."""
+    suppress_tokens: tuple[int, ...]
+    positions: int
+    """How many tokens the decoder can count."""
+
+    def asked(self, max_new_tokens: int | None, num_beams: int | None) -> Self:
+        """Return these rules with a client's wishes; a sentence longer than the decoder counts ends there."""
+        longest = min(max_new_tokens or self.max_new_tokens, self.positions)
+        return replace(self, max_new_tokens=longest, num_beams=num_beams or self.num_beams)
+
+
+class BeamSearch:
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.done = False
+        self._beams: list[list[int]] = [[rules.decoder_start_token_id]]
+        self._scores = np.zeros(1, np.float32)
+        self._finished: list[tuple[float, list[int]]] = []
+
+    @property
+    def last_tokens(self) -> list[int]:
+        """Of each beam, best first: what the decoder is to read next."""
+        return [beam[-1] for beam in self._beams]
+
+    def best(self) -> list[int]:
+        """Return the tokens of the sentence found, with the start and, where it came to one, the end."""
+        return self._finished[0][1]
+
+    def advance(self, log_probs: Floats) -> NDArray[np.intp]:
+        """Take the next token's log probabilities (beams, vocabulary); return which beam each new one goes on from."""
+        width, length = self.rules.num_beams, len(self._beams[0])
+        for row, beam in zip(log_probs, self._beams, strict=True):
+            row[self._banned(beam)] = -np.inf
+        totals = (log_probs + self._scores[:, None]).ravel()
+        # Twice the beams, so that enough go on when the best of them end.
+        likely = np.argpartition(-totals, 2 * width)[: 2 * width]
+        likely = likely[np.argsort(-totals[likely], kind="stable")]
+        parents, tokens = np.divmod(likely, log_probs.shape[1])
+        ends = (tokens == self.rules.eos_token_id) | (length == self.rules.max_new_tokens)
+        sentences = [[*self._beams[parent], token] for parent, token in zip(parents, tokens.tolist(), strict=True)]
+        self._finished += [
+            (float(totals[likely[rank]]) / length, sentences[rank]) for rank in range(width) if ends[rank]
+        ]
+        self._finished = sorted(self._finished, key=lambda found: -found[0])[:width]
+        goes_on = np.flatnonzero(~ends)[:width]
+        self._beams = [sentences[rank] for rank in goes_on]
+        self._scores = totals[likely[goes_on]]
+        self.done = not self._beams or self._is_settled(length)
+        return parents[goes_on]
+
+    def _is_settled(self, length: int) -> bool:
+        if len(self._finished) < self.rules.num_beams:
+            return False
+        return self.rules.num_beams == 1 or bool(self._scores[0] / length <= self._finished[-1][0])
+
+    def _banned(self, beam: list[int]) -> list[int]:
+        """Return tokens that may not follow: those never said, and those that would end an n-gram said before."""
+        size = self.rules.no_repeat_ngram_size
+        banned = list(self.rules.suppress_tokens)
+        if size:
+            begun = beam[len(beam) - size + 1 :]
+            banned += [beam[at + size - 1] for at in range(len(beam) - size + 1) if beam[at : at + size - 1] == begun]
+        return banned

@@ -1,0 +1,47 @@
+"""Any model that writes about a picture through transformers' generate() (the starter, ViT-GPT2, BLIP), as a Writer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    VisionEncoderDecoderModel,
+)
+
+from vision.core.predictor import load_whole
+from vision.core.schemas import CaptionOptions, Pixels
+from vision.tasks.captioning import concepts
+
+
+class TransformersWriter:
+    """A Writer (captioner.py) around a transformers model and its own processor, tokenizer and search."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load from a folder in Hugging Face layout; weights are safetensors."""
+        concepts.register()
+        self.device = device
+        self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # The only image-to-text family that transformers' auto class leaves out.
+        paired = config.model_type == "vision-encoder-decoder"
+        loader = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
+        self.model = load_whole(loader, folder).to(device)
+
+    @torch.inference_mode()
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+        tokens = self.model.generate(pixel_values=self.preprocess(pictures), **options.model_dump(exclude_none=True))
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Tensor:
+        # PIL pictures, since processors guess the layout of arrays and guess wrong at a height of 3.
+        inputs = self.processor([Image.fromarray(pixels) for pixels in pictures], return_tensors="pt")
+        pixel_values: Tensor = inputs["pixel_values"].to(self.device)
+        return pixel_values

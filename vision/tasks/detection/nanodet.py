@@ -1,0 +1,65 @@
+"""NanoDet-g, the starter detector: what stands before and after its network (nanodet_module.py)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vision.core import engine
+from vision.core.engine import Engine, Floats
+from vision.core.pixels import normalize
+from vision.core.schemas import Pixels
+from vision.tasks.detection.detector import Found, fit, place, without_overlaps
+
+# Preprocessing and thresholds of its configuration, nanodet-g.yml.
+SIDE = 416
+MEAN_BGR = np.array([103.53, 116.28, 123.675], np.float32)
+STD_BGR = np.array([57.375, 57.12, 58.395], np.float32)
+NMS_IOU = 0.6
+CANDIDATES = 1000
+
+
+class NanoDetNetwork:
+    """A Network (detector.py): letterbox, forward, class-wise non-maximum suppression."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load from a folder with config.json (`labels`, a list of names) and model.safetensors."""
+        self.labels: list[str] = json.loads((folder / "config.json").read_text())["labels"]
+        self.engine = self._load_engine(folder, device)
+
+    def _load_engine(self, folder: Path, device: str) -> Engine:
+        if engine.has_graph(folder, device):
+            return engine.openvino(folder)
+        from vision.tasks.detection import nanodet_module
+
+        return engine.eager(nanodet_module.load(folder, len(self.labels)), device)
+
+    def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
+        inputs = [fit(pixels, SIDE) for pixels in pictures]
+        scores, boxes = self.engine(self.preprocess(inputs))
+        return [self._postprocess(*row, min_score) for row in zip(scores, boxes, inputs, strict=True)]
+
+    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
+        """Letterbox pictures that fit: normalise, and centre on zeros: (B, 3, SIDE, SIDE), BGR."""
+        batch = np.zeros((len(pictures), 3, SIDE, SIDE), dtype=np.float32)
+        for row, pixels in zip(batch, pictures, strict=True):
+            x1, y1, x2, y2 = _placement(pixels)
+            [row[:, y1:y2, x1:x2]] = normalize(pixels[None, ..., ::-1], MEAN_BGR, STD_BGR)
+        return batch
+
+    def _postprocess(self, scores: Floats, boxes: Floats, pixels: Pixels, min_score: float) -> Found:
+        """Scores (N, labels) and boxes (N, 4) of one letterboxed picture -> what is found in the picture."""
+        anchors, classes = (scores >= min_score).nonzero()
+        score = scores[anchors, classes]
+        best = np.argsort(-score, kind="stable")[:CANDIDATES]
+        anchors, classes, score = anchors[best], classes[best], score[best]
+        keep = without_overlaps(classes, boxes[anchors], NMS_IOU, CANDIDATES)
+        return Found(score[keep], classes[keep], place(boxes[anchors[keep]], _placement(pixels)))
+
+
+def _placement(pixels: Pixels) -> tuple[int, int, int, int]:
+    """Where a picture that fits lies in the network's input, xyxy: in the middle."""
+    height, width = pixels.shape[:2]
+    left, top = (SIDE - width) // 2, (SIDE - height) // 2
+    return left, top, left + width, top + height
