@@ -4,65 +4,41 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from importlib import metadata
-from time import perf_counter
 from typing import Any
 
 import aiohttp
 import bentoml
 import numpy as np
-from bentoml._internal.context import server_context
-from opentelemetry import trace
+from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
 from vision import metrics
-from vision.api import requests as http
-from vision.api import wire
+from vision.api import answers, openapi, requests, wire
 from vision.api.door import Door
-from vision.api.openapi import DocumentedService
-from vision.bento import logs, preflight, shutdown, store
-from vision.bento.app import AppFactory
+from vision.api.endpoints import ENDPOINTS, Endpoint, Wanted
+from vision.api.facts import FACTS
+from vision.bento import logs, preflight, shutdown
+from vision.bento.app import TRACING, PublicService, api, bento_version, serving
 from vision.bento.hop import Caller
-from vision.bento.runners import (
-    BESIDE,
-    MAX_BATCH_SIZE,
-    TRACING,
-    CaptioningRunner,
-    ClassificationRunner,
-    DetectionRunner,
-)
-from vision.core import images
-from vision.core import predictor as models
+from vision.bento.runners import RUNNERS
+from vision.bento.served import find, served
 from vision.core.errors import Code, VisionError
-from vision.core.pixels import Shrink
-from vision.core.queues import Coalescer
-from vision.core.schemas import (
-    OPTIONS,
-    TASKS,
-    AnalyzeOptions,
-    CaptionOptions,
-    ClassifyOptions,
-    DetectOptions,
-    Failure,
-    Options,
-    Pixels,
-    Task,
-)
+from vision.core.look import Question, Seen, Served, look
+from vision.core.schemas import Item
 from vision.settings import SETTINGS
-
-Pictures = list[bytes | VisionError] | VisionError
+from vision.tasks import TASKS
 
 LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pillow")
 
 log = logging.getLogger("bentoml.vision")
-tracer = trace.get_tracer("vision")
 logs.configure()
 preflight.own_metrics_folder()
 
@@ -70,17 +46,30 @@ preflight.own_metrics_folder()
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 
-class VisionService(DocumentedService):
+class VisionService(PublicService):
     """A BentoML Service that stands behind our door."""
 
-    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+    def edge(self, app: Starlette) -> ASGIApp:
         wire.install()
-        self.inject_config()
-        factory = AppFactory(self, is_main=is_main)
-        factory.timeout = None  # its timeout goes on with the work and swallows exceptions; the door keeps time
-        app = factory()
         app.router.routes[:0] = [Route(path, page) for path, page in PAGES.items()]
         return Door(app)
+
+    def contract(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return openapi.contract()
+
+
+async def _answer(service: "Vision", request: Request, *, endpoint: Endpoint) -> Response:
+    return await service.answer(request, endpoint)
+
+
+def with_tasks(service: type) -> type:
+    """Give a class the runner of each task to depend on, and the endpoints: one for each task, one for several."""
+    for name, runner in RUNNERS.items():
+        setattr(service, name, bentoml.depends(runner))
+    for one in ENDPOINTS.values():
+        answer = partial(_answer, endpoint=one)
+        setattr(service, one.name, api(one.name, one.summary, requests.fields(one), answer))
+    return service
 
 
 @bentoml.service(
@@ -98,52 +87,58 @@ class VisionService(DocumentedService):
     ],
     runner_probe={"enabled": False},  # /readyz asks the runners; BentoML's own probe can raise
 )
+@with_tasks
 class Vision:
     """Looks at pictures: which class, what a sentence would say, which objects and where."""
 
-    classification = bentoml.depends(ClassificationRunner)
-    captioning = bentoml.depends(CaptioningRunner)
-    detection = bentoml.depends(DetectionRunner)
-
     def __init__(self) -> None:
         logs.configure()
-        self._runners: dict[Task, Any] = {task: getattr(self, task) for task in TASKS}
-        self._callers = {task: Caller(task) for task in TASKS}
-        self._queues = {
-            task: Coalescer(caller.predict, MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set, BESIDE[task])
-            for task, caller in self._callers.items()
-        }
+        self._callers = {name: Caller(task) for name, task in TASKS.items()}
+        self.models = {name: served(task, self._callers[name]) for name, task in TASKS.items()}
         self._decoders = ThreadPoolExecutor(os.cpu_count())
-        # A call's cost grows with its pixels, and a model needs few of a photograph's.
-        self._shrink: dict[Task, Shrink] = {
-            task: models.load_shrink(store.folder(SETTINGS.tag(task)), task) for task in TASKS
-        }
-        self._warm = False
-        for card in _cards():  # read now: what is saved later is not what the runners loaded
-            metrics.MODEL_INFO.labels(card["task"], card["name"], card["version"]).set(1)
+        self._warm = set[str]()
 
-    @bentoml.api(input_spec=http.ClassifyRequest, output_spec=http.Results)
-    async def classify(self, images: Pictures, **options: Any) -> JSONResponse:
-        """Label each picture: the `top_k` best labels with their scores."""
-        return await self._single(images, "classification", ClassifyOptions.model_construct(**options))
+    async def answer(self, request: Request, endpoint: Endpoint) -> Response:
+        """Answer a request to an endpoint."""
+        try:
+            asked = await requests.read(request, endpoint)
+            questions = self._questions(asked.wanted)
+        except VisionError as error:
+            return answers.refusal(error)
+        facts = FACTS.get()
+        facts.images = len(asked.images)
+        facts.models = [question.model.tag for question in questions.values()]
+        seen = await asyncio.gather(*(self._look(image, questions, facts.images) for image in asked.images))
+        return answers.answer(seen, flat=endpoint.task is not None)
 
-    @bentoml.api(input_spec=http.CaptionRequest, output_spec=http.Results)
-    async def caption(self, images: Pictures, **options: Any) -> JSONResponse:
-        """Say in a sentence what each picture shows."""
-        return await self._single(images, "captioning", CaptionOptions.model_construct(**options))
+    def _questions(self, wanted: Sequence[Wanted]) -> dict[str, Question]:
+        questions: dict[str, Question] = {}
+        for word, task, name, options in wanted:
+            model = find(self.models[task.name], name)
+            if twice := [other for other, question in questions.items() if question.model is model]:
+                raise VisionError(Code.INVALID_OPTION, f"features: {twice[0]!r} and {word!r} mean the same model.")
+            questions[word] = Question(model, options)
+        return questions
 
-    @bentoml.api(input_spec=http.DetectRequest, output_spec=http.Results)
-    async def detect(self, images: Pictures, **options: Any) -> JSONResponse:
-        """Find the objects in each picture: label, score and box."""
-        return await self._single(images, "detection", DetectOptions.model_construct(**options))
+    async def _look(
+        self, image: bytes | VisionError, questions: Mapping[str, Question], among: int
+    ) -> Seen | VisionError:
+        """Look at a picture, and count what came of it."""
+        try:
+            seen = await look(image, questions, limits=SETTINGS.limits(), run=self._run, among=among)
+        except Exception:
+            log.exception("a picture failed")
+            seen = VisionError(Code.INTERNAL, "Something failed here; the log says what.")
+        if isinstance(seen, Seen):
+            metrics.DECODE_SECONDS.observe(seen.ms["decode"] / 1000)
+        for word, question in questions.items():
+            result = seen.results[word] if isinstance(seen, Seen) else seen
+            outcome = result.code if isinstance(result, VisionError) else "ok"
+            metrics.IMAGES.labels(question.model.task.name, question.model.tag, outcome).inc()
+        return seen
 
-    @bentoml.api(input_spec=http.AnalyzeRequest, output_spec=http.Results)
-    async def analyze(self, images: Pictures, **options: Any) -> JSONResponse:
-        """Run any of the three on each picture, side by side; the picture is decoded once."""
-        if isinstance(images, VisionError):
-            return http.refusal(images)
-        tasks = AnalyzeOptions.model_construct(**options).by_task()
-        return http.answer(await asyncio.gather(*(self._look(image, tasks) for image in images)))
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
 
     @bentoml.on_deployment
     @staticmethod
@@ -163,127 +158,72 @@ class Vision:
         for caller in self._callers.values():
             caller.close()
 
-    async def readiness(self) -> dict[Task, str]:
-        """Say of each runner whether it is ready, starting, unreachable, or stopping with the service."""
-        if shutdown.DRAINING.is_set():
-            return dict.fromkeys(TASKS, "stopping")
-        alive = await asyncio.gather(*map(self._is_alive, TASKS))
-        return {
-            task: "unreachable" if not one else "ready" if self._warm else "starting"
-            for task, one in zip(TASKS, alive, strict=True)
+    async def readiness(self) -> dict[str, dict[str, str]]:
+        """Say of each runner and model whether it is ready, starting, unreachable, or stopping with the service."""
+        alive = dict(zip(TASKS, await asyncio.gather(*map(self._is_alive, TASKS)), strict=True))
+        models = {model.tag: self._state(model, alive) for served in self.models.values() for model in served}
+        runners = {
+            task: next((models[model.tag] for model in served if models[model.tag] != "ready"), "ready")
+            for task, served in self.models.items()
         }
+        return {"runners": runners, "models": models}
 
-    async def _single(self, images: Pictures, task: Task, options: Options) -> JSONResponse:
-        if isinstance(images, VisionError):
-            return http.refusal(images)
-        looks = await asyncio.gather(*(self._look(image, {task: options}) for image in images))
-        return http.answer([look if "error" in look else {**look.pop(task), **look} for look in looks])
+    def _state(self, model: Served, alive: Mapping[str, bool]) -> str:
+        if shutdown.DRAINING.is_set():
+            return "stopping"
+        if not alive[model.task.name]:
+            return "unreachable"
+        return "ready" if model.tag in self._warm else "starting"
 
-    async def _look(self, image: bytes | VisionError, tasks: dict[Task, Options]) -> dict[str, Any]:
-        """Return what there is to say of a picture, or its error."""
+    async def _is_alive(self, task: str) -> bool:
         try:
-            return await self._say(image, tasks)
-        except VisionError as error:
-            for task in tasks:
-                metrics.IMAGES.labels(task, error.code).inc()
-            return Failure.of(error).model_dump(mode="json")
-        except Exception:
-            log.exception("a picture failed")
-            return Failure.of(VisionError(Code.INTERNAL, "Something failed here; the log says what.")).model_dump()
-
-    async def _say(self, image: bytes | VisionError, tasks: dict[Task, Options]) -> dict[str, Any]:
-        """Return a picture's size, each task's result or error, and the milliseconds spent; its error if all failed."""
-        start = perf_counter()
-        shown, (width, height) = await self._decode(image, tasks)
-        decoded = perf_counter()
-        metrics.DECODE_SECONDS.observe(decoded - start)
-        ms = {"decode": _ms(start, decoded)}
-
-        async def run(task: Task, options: Options) -> dict[str, Any]:
-            item = {"pixels": shown[task], "size": (width, height), "options": options.model_dump()}
-            with tracer.start_as_current_span(task):
-                result = await self._queues[task].predict(item, http.FACTS.get().images)
-            ms[task] = _ms(decoded, perf_counter())
-            _tell(task, result)
-            return result
-
-        results = await asyncio.gather(*(run(task, options) for task, options in tasks.items()))
-        if all("error" in result for result in results):
-            return results[0]
-        ms["total"] = _ms(start, perf_counter())
-        return {"size": {"width": width, "height": height}, **dict(zip(tasks, results, strict=True)), "ms": ms}
-
-    async def _decode(
-        self, image: bytes | VisionError, tasks: Iterable[Task]
-    ) -> tuple[dict[Task, Pixels], tuple[int, int]]:
-        """Return the pixels that each task's model needs of a picture, and the picture's size."""
-        if isinstance(image, VisionError):
-            raise image
-        shrink = {task: self._shrink[task] for task in tasks}
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, _pixels, image, shrink)
-
-    async def _is_alive(self, task: Task) -> bool:
-        try:
-            return bool(await self._runners[task].is_ready(2))
+            return bool(await getattr(self, task).is_ready(2))
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def _warm_up(self) -> None:
-        """Send grey pictures through each runner: BentoML's batching trains on the first eleven calls."""
+    async def memory(self, task: str) -> list[int] | list[None]:
+        """Bytes that each of a task's models took, in their order; None where the runner cannot say now."""
+        try:
+            return await self._callers[task].memory()
+        except VisionError:
+            return [None] * len(self.models[task])
 
-        async def warm(task: Task) -> None:
-            options = OPTIONS[task]().model_dump()
-            item = {"pixels": np.full((480, 640, 3), 127, np.uint8), "size": (640, 480), "options": options}
-            while "error" in await self._queues[task].predict(item):
+    async def _warm_up(self) -> None:
+        """Send grey pictures to each model: BentoML's batching trains on the first eleven calls."""
+
+        async def warm(model: Served) -> None:
+            grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), model.task.options())
+            while isinstance(await model.queue.predict(grey), VisionError):
                 await asyncio.sleep(0.5)
             for _ in range(11):
-                await self._queues[task].predict(item)
+                await model.queue.predict(grey)
+            self._warm.add(model.tag)
 
-        await asyncio.gather(*map(warm, TASKS))
+        await asyncio.gather(*(warm(model) for served in self.models.values() for model in served))
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
-        self._warm = True
-        log.info("ready: %s", ", ".join(f"{card['name']}:{card['version']}" for card in _cards()))
+        log.info("ready: %s", ", ".join(model.tag for served in self.models.values() for model in served))
 
 
-def _pixels(data: bytes, shrink: Mapping[Task, Shrink]) -> tuple[dict[Task, Pixels], tuple[int, int]]:
-    picture, size = images.decode_reduced(data, SETTINGS.limits())
-    return {task: one(picture) for task, one in shrink.items()}, size
+async def list_models(_: Request) -> Response:
+    """GET /models: what is served, from each model's card, the default of each task first."""
+    service: Vision = serving()
+    listed = []
+    for task, models in service.models.items():
+        for index, (model, memory) in enumerate(zip(models, await service.memory(task), strict=True)):
+            listed.append({**dict(model.card), "default": index == 0, "memory_bytes": memory})
+    return answers.Json({"models": listed})
 
 
-def _ms(start: float, end: float) -> float:
-    return round((end - start) * 1000, 2)
+async def ready(_: Request) -> Response:
+    """GET /readyz: 200 when every model is warm and its runner answers, and the service is not about to end."""
+    states = await serving().readiness()
+    return answers.readiness(all(state == "ready" for state in states["models"].values()), states)
 
 
-@cache
-def _cards() -> list[dict[str, Any]]:
-    return [store.read_card(store.folder(SETTINGS.tag(task))).model_dump() for task in TASKS]
-
-
-def _tell(task: Task, result: dict[str, Any]) -> None:
-    """Count a picture, and note in the request's log line which model answered."""
-    metrics.IMAGES.labels(task, result["error"]["code"] if "error" in result else "ok").inc()
-    if "model" in result:
-        model = f"{result['model']['name']}:{result['model']['version']}"
-        models = http.FACTS.get().models
-        if model not in models:
-            models.append(model)
-
-
-async def list_models(_: Request) -> JSONResponse:
-    """GET /models: what is served, from each model's card."""
-    return JSONResponse({"models": _cards()})
-
-
-async def ready(_: Request) -> JSONResponse:
-    """GET /readyz: 200 when every runner is warm and answers, and the service is not about to end."""
-    runners = await bentoml.get_current_service().readiness()
-    return http.readiness(all(state == "ready" for state in runners.values()), dict(runners))
-
-
-async def version(_: Request) -> JSONResponse:
+async def version(_: Request) -> Response:
     """GET /version: what runs here."""
     libraries = {name: metadata.version(name) for name in LIBRARIES}
-    return JSONResponse({"version": vision.__version__, "bento": server_context.bento_version, "libraries": libraries})
+    return answers.Json({"version": vision.__version__, "bento": bento_version(), "libraries": libraries})
 
 
 PAGES = {"/models": list_models, "/readyz": ready, "/version": version}

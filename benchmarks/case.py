@@ -6,14 +6,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from vision.core.schemas import Task
-
 
 class Case(BaseModel):
     """One model. `original` is the folder or .pt that it came from, `saved` its folder in our store."""
 
     name: str
-    task: Task
+    task: str
     original: Path
     saved: Path
     tag: str

@@ -15,7 +15,7 @@ from benchmarks.case import Answer, Case
 Look = Callable[[Image.Image], Answer]
 
 MIN_SCORE, MAX_DETECTIONS = 0.25, 100
-"""Of detection, as in vision/core/schemas.py."""
+"""Of detection, as in vision/tasks/detection/spec.py."""
 
 
 def load(case: Case) -> Look:
@@ -25,7 +25,7 @@ def load(case: Case) -> Look:
             return _classifier(case.original)
         case "captioning":
             return _captioner(case.original, case.options)
-        case "detection":
+        case _:
             return _yolo(case.original) if case.original.suffix == ".pt" else _nanodet(case.original)
 
 

@@ -33,7 +33,7 @@ from benchmarks.compare import difference
 from benchmarks.report import Cell, Measure, Results
 from benchmarks.serve import NAMES, Server, started
 from testkit.servers import OFFLINE, ROOT
-from vision.core.schemas import TASKS
+from vision.tasks import TASKS
 
 WARM_UP_SECONDS = 3
 """At least; BentoML's batching trains on the first eleven calls."""

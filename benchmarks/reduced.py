@@ -26,15 +26,17 @@ from train_and_save.datasets import Boxed, read_boxes
 from train_and_save.measure.answers import Detected
 from vision.bento import store
 from vision.core import images
-from vision.core import predictor as models
-from vision.core.schemas import ClassifyOptions, Detection, DetectOptions, Item, Options, Task
+from vision.core.schemas import Item, Options
+from vision.tasks import TASKS
+from vision.tasks.classification.spec import ClassifyOptions
+from vision.tasks.detection.spec import Detection, DetectOptions
 
 WAYS: dict[str, Callable[[bytes], Image.Image]] = {
     "full": images.decode,
     "reduced": lambda data: images.decode_reduced(data)[0],
     "twice": lambda data: Image.fromarray(images.shrink(images.decode(data))),
 }
-ASKED: dict[Task, Options] = {
+ASKED: dict[str, Options] = {
     "classification": ClassifyOptions(top_k=1000),
     "detection": DetectOptions(min_score=0.05),
 }
@@ -44,9 +46,9 @@ NOISE = 5  # standard deviation of a level
 class Looks:
     """The starters' answers about photographs, seen in each way."""
 
-    def __init__(self, folders: dict[Task, Path]) -> None:
-        self._models = {task: models.load(folder, store.verify(folder), "cpu") for task, folder in folders.items()}
-        self._shrink = {task: models.load_shrink(folder, task) for task, folder in folders.items()}
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self._models = {task: TASKS[task].load(folder, store.verify(folder), "cpu") for task, folder in folders.items()}
+        self._shrink = {task: TASKS[task].load_shrink(folder) for task, folder in folders.items()}
         self.scores: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.objects: dict[str, list[Detection]] = defaultdict(list)
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -57,7 +59,7 @@ class Looks:
             picture = way(data)
             shown = {task: np.asarray(picture) if name == "full" else self._shrink[task](picture) for task in ASKED}
             self.seconds[name].append(perf_counter() - start)
-            answers: dict[Task, Any] = {
+            answers: dict[str, Any] = {
                 task: self._models[task].predict([Item(shown[task], size, options)])[0]
                 for task, options in ASKED.items()
             }
@@ -97,7 +99,7 @@ def enlarged(photo: Path, side: int, random: np.random.Generator) -> bytes:
     return encoded(Image.fromarray(levels.round().clip(0, 255).astype(np.uint8)), "JPEG", quality=92)
 
 
-def measure(folders: dict[Task, Path], data: Path, side: int, limit: int | None = None) -> dict[str, dict[str, float]]:
+def measure(folders: dict[str, Path], data: Path, side: int, limit: int | None = None) -> dict[str, dict[str, float]]:
     photos, labels = read_boxes(data)
     photos, random, looks = photos[:limit], np.random.default_rng(0), Looks(folders)
     for photo in tqdm(photos, unit="photo"):

@@ -6,9 +6,10 @@ from typing import Any
 from benchmarks.case import Answer, Case
 from vision.bento import store
 from vision.core import images
-from vision.core import predictor as models
 from vision.core.errors import VisionError
-from vision.core.schemas import OPTIONS, Item
+from vision.core.predictor import predict_each
+from vision.core.schemas import Item
+from vision.tasks import TASKS
 
 BATCH = 16
 """Pictures in a call at most, as in vision/bento/runners.py."""
@@ -16,9 +17,10 @@ BATCH = 16
 
 class Engine:
     def __init__(self, case: Case) -> None:
-        self._model = models.load(case.saved, store.verify(case.saved), "cpu")
-        self._shrink = models.load_shrink(case.saved, case.task)
-        self._options = OPTIONS[case.task](**case.options)
+        task = TASKS[case.task]
+        self._model = task.load(case.saved, store.verify(case.saved), "cpu")
+        self._shrink = task.load_shrink(case.saved)
+        self._options = task.options(**case.options)
 
     def decode(self, data: bytes) -> Item[Any]:
         picture, size = images.decode_reduced(data, images.LIMITS)
@@ -26,7 +28,7 @@ class Engine:
 
     def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
         """Raises VisionError when a picture fails: only successes count."""
-        results = models.predict_each(self._model, items)
+        results = predict_each(self._model, items)
         for result in results:
             if isinstance(result, VisionError):
                 raise result

@@ -13,12 +13,12 @@ from PIL import Image
 from benchmarks.case import Case
 from testkit.photographs import PHOTOS, encoded
 from testkit.servers import OFFLINE, ROOT
-from vision.core.schemas import TASKS, Task
+from vision.tasks import TASKS
 
 STARTER = ROOT / "train_and_save" / "starter"
 
 
-def starters(home: Path, tasks: Sequence[Task]) -> list[Case]:
+def starters(home: Path, tasks: Sequence[str]) -> list[Case]:
     """Save the starters into a model store, all three: our service holds one for each task."""
     tags = _save(home, "starter")
     cases = []
@@ -30,11 +30,11 @@ def starters(home: Path, tasks: Sequence[Task]) -> list[Case]:
     return cases
 
 
-def production(home: Path, checkpoints: Path, tasks: Sequence[Task]) -> list[Case]:
+def production(home: Path, checkpoints: Path, tasks: Sequence[str]) -> list[Case]:
     """Make checkpoints as large as those that people serve, with seeded weights, and save them into a model store."""
     from testkit import hub
 
-    makers: list[tuple[str, Task, Callable[[Path], None], dict[str, int]]] = [
+    makers: list[tuple[str, str, Callable[[Path], None], dict[str, int]]] = [
         ("vit-base", "classification", partial(hub.vit, full=True), {}),
         (
             "vit-tiny",
@@ -76,7 +76,7 @@ def _save(home: Path, *arguments: str) -> dict[str, str]:
     return {task: settings[setting(task)] for task in TASKS if setting(task) in settings}
 
 
-def setting(task: Task) -> str:
+def setting(task: str) -> str:
     """The variable that says which saved model serves a task."""
     return f"VISION_{task.upper()}_MODEL"
 

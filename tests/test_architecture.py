@@ -88,11 +88,12 @@ from pathlib import Path
 import numpy as np
 from vision.bento import store
 from vision.core import predictor as models
-from vision.core.schemas import OPTIONS, Item
+from vision.core.schemas import Item
+from vision.tasks import TASKS
 folder = Path(sys.argv[1])
 card = store.verify(folder)
 model = models.load(folder, card, models.pick_device("cpu"))
-model.predict([Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), OPTIONS[card.task]())])
+model.predict([Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), TASKS[card.task].options())])
 print([name for name in ("torch", "torchvision", "transformers", "timm") if name in sys.modules])
 """
     folders = [graph.parent for graph in (home / "models").rglob("openvino.xml")]

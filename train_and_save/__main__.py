@@ -10,8 +10,8 @@ from pathlib import Path
 
 from train_and_save import Origin, UserError, starter
 from vision.bento import store
-from vision.core.schemas import TASKS, Task
 from vision.settings import PREFIX, SETTINGS
+from vision.tasks import TASKS
 
 # Each command imports what it needs itself: --help, list and a start with all models saved should not wait for torch.
 
@@ -35,7 +35,7 @@ def save_starters(_: argparse.Namespace) -> None:
 def save_from_hub(arguments: argparse.Namespace) -> None:
     from train_and_save.bring import hub
 
-    wanted = {hub.DEFAULTS[task]: task for task in TASKS if arguments.task in (None, task)}
+    wanted = {default: task for task, default in hub.DEFAULTS.items() if arguments.task in (None, task)}
     if arguments.name is not None:
         wanted = {arguments.name: arguments.task}
     for name, task in wanted.items():
@@ -48,7 +48,7 @@ def save_from_path(arguments: argparse.Namespace) -> None:
     _save_folder(path, arguments.task, Origin(arguments.name or path.stem, arguments.source, arguments.licence))
 
 
-def _save_folder(path: Path, task: Task | None, origin: Origin) -> None:
+def _save_folder(path: Path, task: str | None, origin: Origin) -> None:
     from train_and_save.bring import folder
 
     _print_settings([folder.save(path, task, origin)])
@@ -91,7 +91,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def list_models(_: argparse.Namespace) -> None:
     """Print what the store holds: an asterisk marks what the settings serve."""
-    served = {store.resolve(SETTINGS.tag(task)) for task in TASKS}
+    served = {store.resolve(tag) for task in TASKS for tag in SETTINGS.models(task)}
     for tag, card in store.saved():
         mark = "*" if tag in served else " "
         measured = ", ".join(f"{name} {value:g}" for name, value in list(card.metrics.items())[:2])
@@ -100,7 +100,7 @@ def list_models(_: argparse.Namespace) -> None:
 
 def prune(arguments: argparse.Namespace) -> None:
     """Remove the older versions of each name; what the settings serve stays."""
-    served = {store.resolve(SETTINGS.tag(task)) for task in TASKS}
+    served = {store.resolve(tag) for task in TASKS for tag in SETTINGS.models(task)}
     newest = {store.resolve(card.name) for _, card in store.saved()}
     for tag in [tag for tag, _ in store.saved() if tag not in served | newest]:
         print(f"{'would remove' if arguments.dry_run else 'removed'} {tag}")

@@ -9,13 +9,17 @@ REQUESTS = Counter("vision_requests", "Requests answered.", ["route", "status"])
 REQUEST_SECONDS = Histogram("vision_request_seconds", "From the headers to the answer.", ["route"], buckets=SECONDS)
 IN_FLIGHT = Gauge("vision_requests_in_flight", "Requests in work.", multiprocess_mode="mostrecent")
 REFUSALS = Counter("vision_refusals", "Requests refused before work, by error code.", ["reason"])
-IMAGES = Counter("vision_images", "Pictures by task and outcome: ok or an error code.", ["task", "outcome"])
+IMAGES = Counter(
+    "vision_images", "Pictures by task, model and outcome: ok or an error code.", ["task", "model", "outcome"]
+)
 DECODE_SECONDS = Histogram("vision_decode_seconds", "Decoding of a picture.", buckets=SECONDS)
 QUEUE_IMAGES = Gauge(
-    "vision_queue_images", "Pictures waiting for a runner or in it.", ["task"], multiprocess_mode="mostrecent"
+    "vision_queue_images", "Pictures waiting for a model or in it.", ["task", "model"], multiprocess_mode="mostrecent"
 )
-INFERENCE_SECONDS = Histogram("vision_inference_seconds", "One batch through a model.", ["task"], buckets=SECONDS)
-BATCH_IMAGES = Histogram("vision_batch_images", "Pictures in a batch.", ["task"], buckets=(1, 2, 4, 8, 12, 16))
+INFERENCE_SECONDS = Histogram(
+    "vision_inference_seconds", "One batch through a model.", ["task", "model"], buckets=SECONDS
+)
+BATCH_IMAGES = Histogram("vision_batch_images", "Pictures in a batch.", ["task", "model"], buckets=(1, 2, 4, 8, 12, 16))
 MODEL_INFO = Gauge(
     "vision_model_info", "Which models are served; always 1.", ["task", "name", "version"], multiprocess_mode="max"
 )

@@ -6,25 +6,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, create_model
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from vision.core.images import FORMATS, Format, Limits
-from vision.core.schemas import Task
+from vision.tasks import TASKS
 
 PREFIX = "VISION_"
 
 
-def _models() -> dict[str, str]:
-    """The starters by task; in a Bento the name:version that each task was built with, from its bento.yaml."""
+def _models() -> dict[str, list[str]]:
+    """Each task's models: its starter; in a Bento the versions that it was built with, from its bento.yaml."""
     bento = Path(__file__).parents[2] / "bento.yaml"
     if not bento.is_file():
-        return {"classification": "efficientnet-lite0", "captioning": "flickr8k-captioner", "detection": "nanodet-g"}
+        return {task.name: [task.starter] for task in TASKS.values()}
     services = yaml.load(bento.read_text(), yaml.CSafeLoader)["services"]
-    return {service["name"]: model["tag"] for service in services for model in service["models"]}
+    return {service["name"]: [model["tag"] for model in service["models"]] for service in services}
 
 
-MODELS = _models()
+def _split(value: Any) -> Any:
+    return [entry.strip() for entry in value.split(",")] if isinstance(value, str) else value
+
+
+Tags = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1)]], NoDecode, BeforeValidator(_split), Field(min_length=1)
+]
 
 
 def _split_keys(value: Any) -> Any:
@@ -36,14 +42,10 @@ ApiKeys = Annotated[
 ]
 
 
-class Settings(BaseSettings):
+class _Settings(BaseSettings):
     """Each field is the environment variable VISION_<NAME>, for example VISION_DEVICE=cpu."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
-
-    classification_model: str = Field(MODELS["classification"], description="Store tag, name or name:version.")
-    captioning_model: str = Field(MODELS["captioning"], description="Store tag, name or name:version.")
-    detection_model: str = Field(MODELS["detection"], description="Store tag, name or name:version.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one.")
 
@@ -76,16 +78,21 @@ class Settings(BaseSettings):
         """What a picture may be."""
         return Limits(self.max_image_bytes, self.max_pixels, self.max_side, self.max_aspect, self.formats)
 
-    def tag(self, task: Task) -> str:
-        """The store tag of the model that serves a task."""
-        return {
-            "classification": self.classification_model,
-            "captioning": self.captioning_model,
-            "detection": self.detection_model,
-        }[task]
+    def models(self, task: str) -> list[str]:
+        """The store tags of a task's models, the default first."""
+        tags: list[str] = getattr(self, f"{task}_model")
+        return tags
 
 
-def _load() -> Settings:
+_DEFAULTS = _models()
+_OF_TASKS: dict[str, Any] = {
+    f"{name}_model": (Tags, Field(_DEFAULTS.get(name, []), description="Models, `name` or `name:version`, by commas."))
+    for name in TASKS
+}
+Settings = create_model("Settings", __base__=_Settings, **_OF_TASKS)
+
+
+def _load() -> _Settings:
     """Read the environment; a bad value or a misspelt name ends the process with a line that names it."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in os.environ:

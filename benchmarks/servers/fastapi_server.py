@@ -17,7 +17,7 @@ case = Case.from_environment()
 
 if is_tuned():
     from benchmarks.tuned import BATCH, Engine
-    from vision.core.queues import Coalescer
+    from vision.core.queues import Queue
 
     engine = Engine(case)
     decoders, inference = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
@@ -25,7 +25,7 @@ if is_tuned():
     async def infer(items: Sequence[Any]) -> list[Answer]:
         return await asyncio.get_running_loop().run_in_executor(inference, engine.predict, items)
 
-    queue = Coalescer(infer, BATCH, lambda depth: None)
+    queue = Queue(infer, BATCH)
 
     @app.post("/predict")
     async def predict_tuned(images: UploadFile) -> Answer:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from testkit.servers import Served
 from vision.bento.hop import Caller, RunnerProtocol
 from vision.core.errors import Code, VisionError
-from vision.core.schemas import TASKS
+from vision.tasks import TASKS
 
 
 class Echo:

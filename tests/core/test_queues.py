@@ -10,7 +10,8 @@ from vision.bento.runners import MAX_BATCH_SIZE
 from vision.core.errors import Code, VisionError
 from vision.core.predictor import predict_each
 from vision.core.queues import Coalescer
-from vision.core.schemas import Card, Classification, ClassifyOptions, Item, Label, Model
+from vision.core.schemas import Card, Item, Model
+from vision.tasks.classification.spec import Classification, ClassifyOptions, Label
 
 CARD = Card(
     task="classification",

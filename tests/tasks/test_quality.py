@@ -23,22 +23,16 @@ from train_and_save import starter
 from train_and_save.measure import sentences as captioning
 from vision.bento import store
 from vision.core import engine
-from vision.core import predictor as models
 from vision.core.engine import Graph, Streams
 from vision.core.errors import VisionError
-from vision.core.schemas import (
-    CaptionOptions,
-    Classification,
-    ClassifyOptions,
-    Detection,
-    DetectOptions,
-    Item,
-    Options,
-    Task,
-)
+from vision.core.schemas import Item, Options
+from vision.tasks import TASKS
 from vision.tasks.captioning.captioner import Captioner, GraphWriter, StreamsWriter
+from vision.tasks.captioning.spec import CaptionOptions
 from vision.tasks.captioning.transformers_captioner import TransformersWriter
+from vision.tasks.classification.spec import Classification, ClassifyOptions
 from vision.tasks.classification.transformers_classifier import TransformersNetwork
+from vision.tasks.detection.spec import Detection, DetectOptions
 
 
 def test_the_classifiers_logits_equal_the_original_checkpoints() -> None:
@@ -68,7 +62,8 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
     grey = [np.full((*size, 3), 90, np.uint8) for size in ((1, 1), (1, 100), (100, 1), (3, 7))]
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + grey
     items: list[Item[Any]] = [Item(pixels, (pixels.shape[1], pixels.shape[0]), options) for pixels in pictures]
-    graph, eager = models.load(folder, card, "cpu"), models.load(tmp_path / "eager", card, "cpu")
+    load = TASKS[card.task].load
+    graph, eager = load(folder, card, "cpu"), load(tmp_path / "eager", card, "cpu")
     for answer, reference in zip(graph.predict(items), eager.predict(items), strict=True):
         if isinstance(answer, Classification) and isinstance(reference, Classification):
             scores = {label.label: label.score for label in answer.labels}
@@ -118,7 +113,8 @@ def test_a_captioner_with_streams_writes_as_one_without(home: Path) -> None:
 def test_a_model_answers_the_same_about_the_fewest_pixels(home: Path, name: str, options: Options) -> None:
     [folder] = (home / "models" / name).glob("*/")
     card = store.verify(folder)
-    model, shrink = models.load(folder, card, "cpu"), models.load_shrink(folder, card.task)
+    task = TASKS[card.task]
+    model, shrink = task.load(folder, card, "cpu"), task.load_shrink(folder)
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()]
     sides = ((1, 1), (900, 3), (3, 900), (257, 256), (500, 343), (999, 998))
     pictures += [np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8) for size in sides]
@@ -139,7 +135,7 @@ def test_a_model_answers_the_same_about_the_fewest_pixels(home: Path, name: str,
 
 def test_a_reduced_decode_answers_as_a_full_one(shared: Path, home: Path) -> None:
     """And no worse than resizing twice would; `python -m benchmarks.reduced` measures all of the photographs."""
-    names: dict[Task, str] = {"classification": "efficientnet-lite0", "detection": "nanodet-g"}
+    names: dict[str, str] = {"classification": "efficientnet-lite0", "detection": "nanodet-g"}
     folders = {task: next((home / "models" / name).glob("*/")) for task, name in names.items()}
     figures = reduced.measure(folders, shared / "photos" / "coco", 4000, limit=24)
     ours, twice, full = figures["reduced"], figures["twice"], figures["full"]
@@ -170,7 +166,7 @@ def test_the_captioners_bleu_on_the_held_out_hundred(shared: Path, home: Path) -
     photos = shared / "photos" / "captions"
     names = sorted(path.name for path in (photos / "images").iterdir())[-100:]
     card = store.verify(folder)
-    captioner = models.load(folder, card, "cpu")
+    captioner = TASKS[card.task].load(folder, card, "cpu")
     assert isinstance(captioner, Captioner)
     pictures = [np.asarray(Image.open(photos / "images" / name).convert("RGB")) for name in names]
     items = [Item(pixels, (200, 150), CaptionOptions()) for pixels in pictures]

@@ -19,7 +19,10 @@ from train_and_save.measure import sentences as captioning
 from train_and_save.measure.answers import Classified, Detected, Told
 from train_and_save.measure.evaluate import compare, evaluate
 from vision.bento import store
-from vision.core.schemas import Caption, Classification, DetectedObject, Detection, Label, Model
+from vision.core.schemas import Model
+from vision.tasks.captioning.spec import Caption
+from vision.tasks.classification.spec import Classification, Label
+from vision.tasks.detection.spec import DetectedObject, Detection
 
 EVERY = np.arange(2)
 MODEL = Model(name="by hand", version="1", source="here")

@@ -18,8 +18,9 @@ from testkit.servers import OFFLINE, ROOT
 from train_and_save import datasets
 from train_and_save.datasets import DataError
 from vision.bento import store
-from vision.core.schemas import ClassifyOptions, Item
+from vision.core.schemas import Item
 from vision.tasks.classification.classifier import Classifier, GraphNetwork
+from vision.tasks.classification.spec import ClassifyOptions
 
 # A process of its own: libraries warn, and read their settings from the environment when they are imported. One for
 # all calls of a test, since to import them takes longest.

@@ -16,14 +16,14 @@ from train_and_save import Origin, UserError
 from train_and_save.bring import checkpoint as yolo
 from train_and_save.graphs import export
 from vision.bento import store
-from vision.core import predictor as models
-from vision.core.schemas import OPTIONS, TASKS, Card, Item, Task
+from vision.core.schemas import Card, Item
+from vision.tasks import TASKS
 
 AGPL = "AGPL-3.0: who serves a YOLO to others over a network must offer them the service's source, or buy a licence"
 PERMISSIVE = "PekingU/rtdetr_v2_r18vd (Apache-2.0)"
 
 
-def save(path: Path, task: Task | None, origin: Origin) -> str:
+def save(path: Path, task: str | None, origin: Origin) -> str:
     """Save a model from a folder in Hugging Face layout, or an Ultralytics .pt (or a folder with one); return its tag.
 
     It is loaded and looks at a grey picture before it is saved; the store stays as it was when that fails.
@@ -104,9 +104,9 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
     )
 
 
-def _task(model_type: str, architecture: str) -> Task | None:
+def _task(model_type: str, architecture: str) -> str | None:
     """Return the task of a transformers class, by the library's own tables."""
-    tables: dict[Task, Any] = {
+    tables: dict[str, Any] = {
         "classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         "detection": modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
         "captioning": {**modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, **PAIRED},
@@ -121,7 +121,7 @@ def _task(model_type: str, architecture: str) -> Task | None:
 PAIRED = {"vision-encoder-decoder": "VisionEncoderDecoderModel"}
 
 
-def _convert_bin(path: Path, out: Path, task: Task, architecture: str, origin: Origin) -> None:
+def _convert_bin(path: Path, out: Path, task: str, architecture: str, origin: Origin) -> None:
     """Read pytorch_model.bin once, by torch's restricted unpickler, and write it as safetensors."""
     import transformers
 
@@ -149,8 +149,8 @@ def _input_size(settings: dict[str, Any]) -> tuple[int, int]:
 def _try(folder: Path, card: Card) -> None:
     """Load what would be served and let it look at a grey picture."""
     try:
-        model = models.load(folder, card, "cpu")
-        grey = Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), OPTIONS[card.task]())
+        model = TASKS[card.task].load(folder, card, "cpu")
+        grey = Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), TASKS[card.task].options())
         model.predict([grey])
     except Exception as error:
         raise UserError(f"{card.name} does not run as a {card.architecture}: {str(error).splitlines()[0]}") from error

@@ -12,9 +12,8 @@ from huggingface_hub.errors import (
 )
 
 from train_and_save import Origin, UserError
-from vision.core.schemas import Task
 
-DEFAULTS: dict[Task, str] = {
+DEFAULTS: dict[str, str] = {
     "classification": "google/vit-base-patch16-224",
     "captioning": "Salesforce/blip-image-captioning-base",
     # The newest family, and the first that needs no NMS: one pass gives the boxes.

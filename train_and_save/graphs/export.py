@@ -30,8 +30,9 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from train_and_save.graphs.captioner_parts import Family, Say, See, family
 from vision.core import engine
 from vision.core.engine import GRAPH_CONFIG
-from vision.core.schemas import CaptionOptions, Card, Pixels
+from vision.core.schemas import Card, Pixels
 from vision.tasks.captioning.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
+from vision.tasks.captioning.spec import CaptionOptions
 from vision.tasks.captioning.transformers_captioner import TransformersWriter
 from vision.tasks.classification.classifier import GraphNetwork
 from vision.tasks.classification.transformers_classifier import TransformersNetwork

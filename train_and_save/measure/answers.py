@@ -25,7 +25,9 @@ from train_and_save.datasets import Boxed, Captioned, Corners, Labelled
 from train_and_save.measure import report
 from train_and_save.measure.report import Box, Picture, Section, Table
 from train_and_save.measure.sentences import words
-from vision.core.schemas import Caption, Classification, Detection, DetectOptions
+from vision.tasks.captioning.spec import Caption
+from vision.tasks.classification.spec import Classification
+from vision.tasks.detection.spec import Detection, DetectOptions
 
 Rows = NDArray[np.int64]
 Values = NDArray[np.float64]

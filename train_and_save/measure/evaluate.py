@@ -23,23 +23,22 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from train_and_save import datasets
+from train_and_save.answered import answered
 from train_and_save.datasets import DataError
 from train_and_save.measure import report
 from train_and_save.measure.answers import Answers, Classified, Detected, Told, Values
 from train_and_save.measure.report import Section
 from vision.bento import store
-from vision.core import images
-from vision.core import predictor as models
-from vision.core.errors import VisionError
-from vision.core.pixels import Shrink
-from vision.core.predictor import Predictor
-from vision.core.schemas import OPTIONS, DetectOptions, Item, Options, Task
+from vision.core.look import decode
+from vision.core.predictor import Predictor, pick_device
+from vision.core.schemas import Item, Options
+from vision.tasks import TASKS
 from vision.tasks.classification.classifier import Classifier
 from vision.tasks.detection.detector import Detector
+from vision.tasks.detection.spec import DetectOptions
 
-BATCH = 16  # what the service's runners take at most
 AP_MIN_SCORE = 0.05
-RESAMPLES: dict[Task, int] = {"classification": 1000, "captioning": 1000, "detection": 200}
+RESAMPLES: dict[str, int] = {"classification": 1000, "captioning": 1000, "detection": 200}
 # resamples leave out rare labels, which lifts COCO's means over labels, and thin out the bins of calibration
 BIASED = {"ap", "ap50", "ap75", "ar100", "ece"}
 SHOWN, SPEED_SECONDS = 12, 3
@@ -73,7 +72,7 @@ def evaluate(tag: str, data: Path, out: Path, *, device: str, limit: int | None 
     Returns the metrics (0-1; BLEU 0-100; CIDEr-D 0-10) and `pictures`, `parameters`, `megabytes`, `latency_p50_ms`,
     `latency_p95_ms`, `images_per_second`. Raises DataError.
     """
-    device = models.pick_device(device)
+    device = pick_device(device)
     [run], notes = _runs([tag], data, out, device, limit)
     task, losses = run.model.card.task, run.answers.losses()
     worst = [run.answers.draw(row) for row in _highest(losses)]
@@ -94,7 +93,7 @@ def compare(a: str, b: str, data: Path, out: Path, *, device: str, limit: int | 
 
     Returns b's metric less a's for each metric. Raises DataError.
     """
-    device = models.pick_device(device)
+    device = pick_device(device)
     (first, second), notes = _runs([a, b], data, out, device, limit)
     task, named = first.model.card.task, {"A": first, "B": second}
     difference = {name: second.metrics[name] - first.metrics[name] for name in first.metrics}
@@ -145,7 +144,8 @@ def _runs(tags: Sequence[str], folder: Path, out: Path, device: str, limit: int 
 def _open(tag: str, device: str) -> tuple[Predictor, Path]:
     try:
         folder = store.folder(tag)
-        return models.load(folder, store.verify(folder), device), folder
+        card = store.verify(folder)
+        return TASKS[card.task].load(folder, card, device), folder
     except BentoMLException as error:
         raise DataError(
             f"The model store has no {tag!r}: `python -m train_and_save list` tells what it has."
@@ -154,7 +154,7 @@ def _open(tag: str, device: str) -> tuple[Predictor, Path]:
         raise DataError(str(error)) from error
 
 
-def _read(task: Task, folder: Path, opened: Sequence[Predictor]) -> tuple[Sequence[Any], list[str], list[str]]:
+def _read(task: str, folder: Path, opened: Sequence[Predictor]) -> tuple[Sequence[Any], list[str], list[str]]:
     """Return a folder's labelled pictures, the labels that count, and what there is to say of the others."""
     pictures: Sequence[Any]
     match task:
@@ -186,18 +186,8 @@ def _few(names: Sequence[str]) -> str:
 
 def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequence[str]) -> Run:
     task = model.card.task
-    shrink = models.load_shrink(folder, task)
-    options = DetectOptions(min_score=AP_MIN_SCORE) if task == "detection" else OPTIONS[task]()
-    given: list[Any] = []
-    for start in tqdm(
-        range(0, len(examples), BATCH), desc=f"{model.card.name}, {len(examples)} pictures", unit="batch"
-    ):
-        batch = examples[start : start + BATCH]
-        results = models.predict_each(model, [_item(example.path, shrink, options) for example in batch])
-        for example, result in zip(batch, results, strict=True):
-            if isinstance(result, VisionError):
-                raise DataError(f"{example.path}: {result.message}")
-        given += results
+    options = DetectOptions(min_score=AP_MIN_SCORE) if task == "detection" else TASKS[task].options()
+    given = answered(model, folder, [example.path for example in examples], options)
     match task:
         case "classification":
             answers: Answers = Classified(examples, given)
@@ -211,13 +201,13 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
     ]
     metrics = answers.metrics(every)
     samples = {name: np.array([each[name] for each in told]) for name in metrics}
-    pictures = [_item(example.path, shrink, OPTIONS[task]()) for example in examples[:8]]
+    pictures = [_item(example.path, folder, TASKS[task].options(), task) for example in examples[:8]]
     return Run(model, answers, metrics, samples, {**_size(folder), **_speed(model, pictures)})
 
 
-def _item(path: Path, shrink: Shrink, options: Options) -> Item[Any]:
-    picture, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
-    return Item(shrink(picture), size, options)
+def _item(path: Path, folder: Path, options: Options, task: str) -> Item[Any]:
+    shown, size = decode(path.read_bytes(), {task: TASKS[task].load_shrink(folder)}, datasets.LIMITS)
+    return Item(shown[task], size, options)
 
 
 def _with_intervals(values: dict[str, float], samples: dict[str, Values]) -> report.Figures:

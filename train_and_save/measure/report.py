@@ -16,7 +16,6 @@ from PIL import ImageDraw, ImageFont
 
 from train_and_save.datasets import LIMITS, Corners
 from vision.core import images
-from vision.core.schemas import Task
 
 ACCENT, OTHER, GREY = "#1f5fa8", "#e07b00", "#888888"
 SIDE = 560
@@ -41,12 +40,12 @@ PACE = {
     "latency_p95_ms": ("Latency, 95th percentile", "ms for one picture alone"),
     "images_per_second": ("Images a second", "in batches of 8"),
 }
-WORST: dict[Task, str] = {
+WORST: dict[str, str] = {
     "classification": "The wrong answers with the highest scores.",
     "detection": "The pictures with the most missed and false boxes.",
     "captioning": "The sentences with the lowest CIDEr-D.",
 }
-LEGEND: dict[Task, str] = {
+LEGEND: dict[str, str] = {
     "classification": "",
     "detection": "True boxes are blue, found ones (score 0.25 or more) orange. Mistakes at IoU 0.5 are drawn thick and "
     "named; what agrees is thin.",
@@ -119,7 +118,7 @@ def pace(columns: dict[str, dict[str, float]], machine: str) -> Section:
     return Section("Size and speed", f"From pixels to results, decoding apart. {machine}", Table(["", *columns], rows))
 
 
-def calibration(task: Task, scored: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> list[Section]:
+def calibration(task: str, scored: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> list[Section]:
     """A reliability curve for each model: scores (N,) against whether they were right (N,); none for sentences."""
     if task == "captioning":
         return []

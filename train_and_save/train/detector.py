@@ -33,7 +33,8 @@ from train_and_save.train.run import (
     read_parts,
     served,
 )
-from vision.core.schemas import Card, DetectOptions
+from vision.core.schemas import Card
+from vision.tasks.detection.spec import DetectOptions
 
 SIDE = 640
 FROM_NOISE = "yolo26n.yaml"

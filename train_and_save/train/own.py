@@ -19,11 +19,10 @@ from train_and_save.graphs import export
 from train_and_save.train.run import Run, Trained
 from vision.bento import store
 from vision.core.predictor import pick_device
-from vision.core.schemas import Task
 
 
 def train(
-    task: Task,
+    task: str,
     data: Path,
     *,
     name: str,
@@ -62,7 +61,7 @@ def train(
     return tag
 
 
-def _train(task: Task, run: Run) -> Trained:
+def _train(task: str, run: Run) -> Trained:
     # Imported late: Ultralytics, which some bring along, reads these when it is imported.
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(run.folder)}
     match task:
@@ -74,13 +73,13 @@ def _train(task: Task, run: Run) -> Trained:
             from train_and_save.train import captioner as train_captioner
 
             return train_captioner.train(run)
-        case "detection":
+        case _:
             from train_and_save.train import detector as train_detector
 
             return train_detector.train(run)
 
 
-def _claim(run: Run, task: Task) -> None:
+def _claim(run: Run, task: str) -> None:
     """Make the run's folder, or go on in one in which the same command has learnt something already."""
     plan = {**vars(run), "task": task, "data": str(run.data), "folder": None}
     file = run.folder / "plan.json"

@@ -13,16 +13,17 @@ from bentoml.exceptions import BentoMLException
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from train_and_save import datasets
+from train_and_save.answered import answered
 from train_and_save.datasets import DataError, Example
 from vision.bento import store
 from vision.core import images
 from vision.core.engine import GRAPH_CONFIG
-from vision.core.predictor import load, load_shrink, load_whole
-from vision.core.schemas import OPTIONS, Card, Item, Options, Task
+from vision.core.predictor import load_whole
+from vision.core.schemas import Card, Options
+from vision.tasks import TASKS
 
 PARTS = ("train", "choose", "held_out")
 PATIENCE = 3
@@ -96,7 +97,7 @@ def split(
     return parts
 
 
-def find_base(run: Run, task: Task, default: Path) -> tuple[Path, Card | None]:
+def find_base(run: Run, task: str, default: Path) -> tuple[Path, Card | None]:
     """The folder to start from, and its card where it has one. Raises DataError."""
     folder = default if run.base is None else Path(run.base)
     if run.base is not None and not folder.is_dir():
@@ -118,7 +119,7 @@ def load_base(loader: Any, folder: Path) -> Any:
         raise DataError(f"{folder} cannot be trained for this task: {str(error).splitlines()[0]}") from error
 
 
-def make_card(run: Run, task: Task, known: Card | None, base: str, **of_model: Any) -> Card:
+def make_card(run: Run, task: str, known: Card | None, base: str, **of_model: Any) -> Card:
     licence = known.licence if known else "not stated by the base"
     how = "frozen backbone" if run.frozen else f"up to {run.epochs} epochs"
     return Card(
@@ -146,13 +147,8 @@ def open_picture(path: Path) -> Image.Image:
 
 def served(folder: Path, card: Card, device: str, paths: Sequence[Path], options: Options | None = None) -> list[Any]:
     """What the service would answer for each picture, by default with its default options."""
-    model, shrink = load(folder, card, device), load_shrink(folder, card.task)
-    chosen = options or OPTIONS[card.task]()
-    results: list[Any] = []
-    for path in tqdm(paths, desc="measuring", unit="picture"):
-        picture, size = images.decode_reduced(path.read_bytes(), datasets.LIMITS)
-        results += model.predict([Item(shrink(picture), size, chosen)])
-    return results
+    task = TASKS[card.task]
+    return answered(task.load(folder, card, device), folder, paths, options or task.options())
 
 
 class FineTuner(Trainer):

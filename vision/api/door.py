@@ -11,13 +11,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vision import metrics
+from vision.api.answers import ERROR_CODE, refusal
+from vision.api.endpoints import ENDPOINTS
+from vision.api.facts import FACTS, Facts
 from vision.api.keys import Keys
-from vision.api.requests import ERROR_CODE, FACTS, Facts, refusal
 from vision.bento.shutdown import DRAINING
 from vision.core.errors import RETRY_AFTER, Code, VisionError
 from vision.settings import SETTINGS
 
-ENDPOINTS = ("/classify", "/caption", "/detect", "/analyze")
 QUIET = ("/livez", "/readyz", "/metrics")
 PAGES = (*QUIET, "/healthz", "/models", "/version", "/docs.json", "/schema.json", "/")
 STATIC = "/static_content"

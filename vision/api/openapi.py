@@ -3,34 +3,14 @@
 from http import HTTPStatus
 from typing import Any
 
-import attrs
-from _bentoml_sdk import Service
-from bentoml._internal.service.openapi.specification import OpenAPISpecification
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
+from vision.api.endpoints import ENDPOINTS, Endpoint
 from vision.core.errors import KINDS, RETRY_AFTER, Code, VisionError
-from vision.core.schemas import (
-    AnalyzeOptions,
-    AnalyzeResult,
-    CaptionOptions,
-    CaptionResult,
-    Card,
-    ClassifyOptions,
-    ClassifyResult,
-    DetectOptions,
-    DetectResult,
-    Failure,
-    Options,
-    PictureResult,
-)
+from vision.core.schemas import Card, Failure
 from vision.settings import SETTINGS
 
-ENDPOINTS: dict[str, tuple[type[Options], type[PictureResult]]] = {
-    "/classify": (ClassifyOptions, ClassifyResult),
-    "/caption": (CaptionOptions, CaptionResult),
-    "/detect": (DetectOptions, DetectResult),
-    "/analyze": (AnalyzeOptions, AnalyzeResult),
-}
 NOT_FROM_ENDPOINTS = (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED)
 KEY: list[dict[str, list[str]]] = [{}, {"key": []}]  # needed only where the operator set keys
 
@@ -38,44 +18,28 @@ KEY: list[dict[str, list[str]]] = [{}, {"key": []}]  # needed only where the ope
 Schema = dict[str, Any]
 
 
-@attrs.frozen
-class Document(OpenAPISpecification):
-    """BentoML's own document with paths and schemas of ours in place of those it generates for the endpoints."""
+class ServedModel(Card):
+    """A model as GET /models lists it: its card, and how it is served."""
 
-    our_paths: Schema = attrs.field(factory=dict)
-    our_schemas: Schema = attrs.field(factory=dict)
-
-    def asdict(self) -> Schema:
-        document = super().asdict()
-        paths, schemas = document.pop("our_paths"), document.pop("our_schemas")
-        components = {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
-        return {**document, "paths": {**document["paths"], **paths}, "components": components}
+    default: bool = Field(description="Whether its task's requests that name no model ask it.")
+    memory_bytes: int | None = Field(
+        description="What it took of its runner's private memory; null where the runner cannot say now."
+    )
 
 
-class DocumentedService(Service[Any]):
-    """A BentoML Service whose document is exact: the generated one knows no JSON form, no errors, no GET /models."""
-
-    @property
-    def openapi_spec(self) -> Document:
-        generated = super().openapi_spec
-        _, definitions = models_json_schema(
-            [(model, "serialization") for pair in ENDPOINTS.values() for model in (*pair, Failure, Card)],
-            ref_template="#/components/schemas/{model}",
-        )
-        schemas = definitions["$defs"]
-        paths: Schema = {path: {"get": operation} for path, operation in _pages().items()}
-        for path, (options, result) in ENDPOINTS.items():
-            doc = self.apis[path.removeprefix("/")].doc
-            paths[path] = {"post": _operation(path, doc, schemas[options.__name__], result)}
-        return Document(
-            openapi="3.1.0",
-            info=generated.info,
-            servers=generated.servers,
-            tags=generated.tags,
-            paths={path: item for path, item in generated.paths.items() if path not in ENDPOINTS},
-            our_paths=paths,
-            our_schemas=schemas,
-        )
+def contract() -> tuple[Schema, Schema]:
+    """Return paths and schemas: both body forms, exact results, every error, and what BentoML does not know of."""
+    models: list[type[BaseModel]] = [Failure, ServedModel]
+    for endpoint in ENDPOINTS.values():
+        models += [endpoint.options, endpoint.result]
+    _, definitions = models_json_schema(
+        [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas = definitions["$defs"]
+    paths: Schema = {path: {"get": operation} for path, operation in _pages().items()}
+    for path, endpoint in ENDPOINTS.items():
+        paths[path] = {"post": _operation(endpoint, schemas[endpoint.options.__name__])}
+    return paths, schemas
 
 
 def _ref(name: str) -> Schema:
@@ -99,12 +63,12 @@ def _request(options: Schema, picture: Schema) -> Schema:
     return {"schema": {**options, "properties": {"images": images, **options["properties"]}, "required": ["images"]}}
 
 
-def _operation(path: str, doc: str | None, options: Schema, result: type[PictureResult]) -> Schema:
-    results = _list_of({"anyOf": [_ref(result.__name__), _ref("Failure")]})
+def _operation(endpoint: Endpoint, options: Schema) -> Schema:
+    results = _list_of({"anyOf": [_ref(endpoint.result.__name__), _ref("Failure")]})
     failed = {**_object(error=_ref("ErrorBody"), results=results), "required": ["error"]}
     return {
-        "operationId": path.removeprefix("/"),
-        "summary": doc,
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
         "tags": ["Service APIs"],
         "security": KEY,
         "requestBody": {
@@ -145,19 +109,19 @@ def _example(code: Code) -> Schema:
 def _pages() -> dict[str, Schema]:
     """The GET endpoints of ours."""
     failed = _object(error=_ref("ErrorBody"))
-    runners = {"type": "object", "additionalProperties": {"enum": ["ready", "starting", "unreachable", "stopping"]}}
-    readiness = _object(ready={"type": "boolean"}, runners=runners)
+    states = {"type": "object", "additionalProperties": {"enum": ["ready", "starting", "unreachable", "stopping"]}}
+    readiness = _object(ready={"type": "boolean"}, runners=states, models=states)
     libraries = {"type": "object", "additionalProperties": {"type": "string"}}
     version = _object(version={"type": "string"}, bento={"type": "string"}, libraries=libraries)
     keys = {str(status): _error(status, failed) for status in (401, 403)}
-    cards = _object(models=_list_of(_ref("Card")))
+    cards = _object(models=_list_of(_ref("ServedModel")))
     return {
         "/models": {
             "operationId": "models",
             "summary": "Which models are served, from their cards.",
             "tags": ["Service APIs"],
             "security": KEY,
-            "responses": {"200": _json("One card a task.", cards), **keys},
+            "responses": {"200": _json("A task's models stand together, its default first.", cards), **keys},
         },
         "/version": {
             "operationId": "version",
@@ -167,7 +131,7 @@ def _pages() -> dict[str, Schema]:
         },
         "/readyz": {
             "operationId": "readyz",
-            "summary": "Whether it can answer now, and the state of each runner.",
+            "summary": "Whether it can answer now, and the state of each runner and model.",
             "tags": ["Infrastructure"],
             "responses": {"200": _json("It can.", readiness), "503": _error(503, {"allOf": [failed, readiness]})},
         },

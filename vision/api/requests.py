@@ -1,25 +1,24 @@
-"""How requests are read and answers are written. With door.py and service.py the only room that knows HTTP."""
+"""How requests are read: pictures as files of a form or as base64 in JSON, beside an endpoint's options."""
 
 import asyncio
 import base64
 import binascii
 import json
 from collections.abc import Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
-from bentoml import IODescriptor
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
-from vision.core.errors import KINDS, Code, VisionError
-from vision.core.schemas import AnalyzeOptions, CaptionOptions, ClassifyOptions, DetectOptions, Failure, Options
+from vision.api.endpoints import Endpoint, Wanted
+from vision.api.facts import FACTS
+from vision.core.errors import Code, VisionError
+from vision.core.schemas import Options
 from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
@@ -27,67 +26,25 @@ LIST_OPTIONS = ("features", "labels")
 MAX_COMMAS = 1_000
 """In a JSON body. base64 has none, so this bounds the values: millions of them would fill the memory."""
 
-ERROR_CODE = "x-error-code"
-"""Header of every error answer of ours; the Door replaces those without it."""
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, read: its pictures (or why one cannot be had), and what it wants to know of each."""
+
+    images: list[bytes | VisionError]
+    wanted: list[Wanted]
 
 
-@dataclass
-class Facts:
-    """What is told of a request beside its answer: in errors, in the log."""
-
-    request_id: str
-    images: int = 0
-    models: list[str] = field(default_factory=list)
+def fields(endpoint: Endpoint) -> type[BaseModel]:
+    """The fields of an endpoint's request, for documents and generated clients."""
+    images = Field(min_length=1, max_length=SETTINGS.max_images, description="The pictures.")
+    return create_model("Fields", __base__=endpoint.options, images=(list[Path], images))
 
 
-FACTS: ContextVar[Facts] = ContextVar("facts")
-
-
-class Pictures(IODescriptor):
-    """Base of the requests: pictures beside an endpoint's options, as multipart files or as base64 in JSON.
-
-    BentoML makes the endpoint's documentation and its clients' calls from the fields. It does not parse the body:
-    its own parser fetches URLs for a client, spools pictures to disk and has no limits.
-    """
-
-    images: list[Path] = Field(min_length=1, max_length=SETTINGS.max_images, description="The pictures.")
-
-    options: ClassVar[type[Options]]
-
-    @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> Self:
-        """Fill `images` with a list of bytes or VisionError, or with one VisionError when all of the request failed."""
-        try:
-            images, fields = await _read(request)
-            options = _validate(cls.options, fields)
-        except VisionError as error:
-            return cls.model_construct(images=error)
-        return cls.model_construct(images=images, **options.model_dump())
-
-
-class ClassifyRequest(Pictures, ClassifyOptions):
-    options: ClassVar[type[Options]] = ClassifyOptions
-
-
-class CaptionRequest(Pictures, CaptionOptions):
-    options: ClassVar[type[Options]] = CaptionOptions
-
-
-class DetectRequest(Pictures, DetectOptions):
-    options: ClassVar[type[Options]] = DetectOptions
-
-
-class AnalyzeRequest(Pictures, AnalyzeOptions):
-    options: ClassVar[type[Options]] = AnalyzeOptions
-
-
-class Results(IODescriptor):
-    """An answer as BentoML's clients see it; openapi.py has each endpoint's exact form."""
-
-    results: list[dict[str, Any]]
-
-
-# --- reading -------------------------------------------------------------------------------------
+async def read(request: Request, endpoint: Endpoint) -> Asked:
+    """Read a request. Raises VisionError where all of it fails."""
+    images, given = await _read(request)
+    return Asked(images, endpoint.wanted(_validate(endpoint.options, given)))
 
 
 async def _read(request: Request) -> tuple[list[bytes | VisionError], dict[str, Any]]:
@@ -190,37 +147,3 @@ def _validate(options: type[Options], fields: dict[str, Any]) -> Options:
             for problem in error.errors(include_url=False, include_input=False)[:5]
         ]
         raise VisionError(Code.INVALID_OPTION, "; ".join(problems)) from error
-
-
-# --- answering -----------------------------------------------------------------------------------
-
-
-def answer(results: list[dict[str, Any]]) -> JSONResponse:
-    """200 when a picture succeeded; else the status of the first error, which then stands before the results."""
-    failures = [result["error"] for result in results if "error" in result]
-    for failure in failures:
-        failure["request_id"] = FACTS.get().request_id
-    if len(failures) < len(results):
-        return JSONResponse({"results": results})
-    return _failed(Code(failures[0]["code"]), {"error": failures[0], "results": results})
-
-
-def refusal(error: VisionError) -> JSONResponse:
-    """The answer when a request fails as a whole."""
-    body = Failure.of(error).model_dump(mode="json")
-    body["error"]["request_id"] = FACTS.get().request_id
-    return _failed(error.code, body)
-
-
-def readiness(ready: bool, runners: dict[str, str]) -> JSONResponse:
-    """200 or 503, with the state of each runner."""
-    told = {"ready": ready, "runners": runners}
-    if ready:
-        return JSONResponse(told)
-    failure = Failure.of(VisionError(Code.UNAVAILABLE, "Not ready; try again in a moment.")).model_dump(mode="json")
-    failure["error"]["request_id"] = FACTS.get().request_id
-    return _failed(Code.UNAVAILABLE, {**failure, **told})
-
-
-def _failed(code: Code, body: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(body, KINDS[code].status, {ERROR_CODE: code})

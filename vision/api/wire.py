@@ -7,6 +7,7 @@ from uuid import uuid4
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from vision.bento import insides
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Failure
 from vision.settings import SETTINGS
@@ -20,7 +21,7 @@ KEEP_ALIVE_SECONDS = 75
 
 def install() -> None:
     """Let the uvicorn that BentoML starts in this process speak this protocol."""
-    vars(auto).update(AutoHTTPProtocol=Protocol)
+    insides.replace(auto, "AutoHTTPProtocol", Protocol)
 
 
 class Protocol(HttpToolsProtocol):

@@ -3,7 +3,8 @@
 BentoML's way there, pickled arrays in HTTP requests, costs both processes 2.9 ms of CPU for a lone picture, this 1.4.
 What stands behind it stays BentoML's: the socket, the runner that is replaced when it dies, adaptive batching.
 
-A frame is two lengths, then as many bytes of JSON and of pixels: a call has both, its answer has no pixels.
+A frame is two lengths, then as many bytes of JSON and of pixels. A call has both; its JSON names the method, which is
+one of a runner's models, or no method, which asks for the models' memory. Its answer has no pixels.
 """
 
 import asyncio
@@ -19,10 +20,16 @@ from typing import Any
 
 import numpy as np
 from opentelemetry import propagate, trace
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_json
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vision.bento import insides
 from vision.core.errors import Code, VisionError
+from vision.core.queues import Result
+from vision.core.schemas import Failure, Item, Options, Pixels
+from vision.core.task import Task
 
 LENGTHS = struct.Struct("<QQ")
 
@@ -35,7 +42,8 @@ CALL_SECONDS = 120
 BUFFER = 1 << 24
 """Bytes read ahead: more than most calls have, so that reading them does not pause."""
 
-Predict = Callable[[list[Any]], Awaitable[Sequence[dict[str, Any]]]]
+Predict = Callable[[str, Sequence[Item[Any]]], Awaitable[Sequence[Result]]]
+"""A method's name and items -> one result or error each."""
 
 log = logging.getLogger("bentoml.vision")
 tracer = trace.get_tracer("vision")
@@ -48,39 +56,46 @@ def sockets() -> dict[str, Path]:
 
 
 class Caller:
-    """The public process's end: calls one runner."""
+    """The public process's end: calls one task's runner."""
 
-    def __init__(self, runner: str) -> None:
-        self._runner, self._path = runner, sockets()[runner]
+    def __init__(self, task: Task) -> None:
+        self._runner, self._path = task.name, sockets()[task.name]
+        self._results: TypeAdapter[list[BaseModel]] = TypeAdapter(list[task.result | Failure])  # type: ignore[name-defined]
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def predict(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Items {pixels, size, options} -> for each its result's fields. Raises VisionError: unavailable."""
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                return await self._call(items)
-        except (OSError, EOFError, TimeoutError) as error:
-            log.warning("%s: %s: %s", self._runner, type(error).__name__, error)
-            raise VisionError(Code.UNAVAILABLE, f"{self._runner} cannot answer now; try again in a moment.") from error
+    async def predict(self, method: str, items: Sequence[Item[Any]]) -> list[Result]:
+        """Let one of the runner's models look at items. Raises VisionError: unavailable."""
+        pixels = [item.pixels for item in items]
+        told = [{"shape": item.pixels.shape, "size": item.size, "options": item.options.model_dump()} for item in items]
+        call: dict[str, Any] = {"method": method, "items": told, "trace": {}}
+        propagate.inject(call["trace"])
+        results = self._results.validate_json(await self._answer(call, pixels))
+        return [result.as_error() if isinstance(result, Failure) else result for result in results]
+
+    async def memory(self) -> list[int]:
+        """Return the bytes that each of the runner's models took, in their order. Raises VisionError: unavailable."""
+        taken: list[int] = json.loads(await self._answer({"method": None}, [], within=2))
+        return taken
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop()[1].close()
 
-    async def _call(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        reader, writer = await self._connection()
+    async def _answer(self, call: dict[str, Any], pixels: Sequence[Pixels], within: float = CALL_SECONDS) -> bytes:
         try:
-            pixels = [item["pixels"] for item in items]
-            told = [{**item, "pixels": one.shape} for item, one in zip(items, pixels, strict=True)]
-            call: dict[str, Any] = {"items": told, "trace": {}}
-            propagate.inject(call["trace"])
-            _write(writer, call, pixels)
-            results, _ = await _read(reader)
-        except BaseException:
-            writer.close()  # an answer may still come, and would be taken for the next call's
-            raise
+            async with asyncio.timeout(within):
+                reader, writer = await self._connection()
+                try:
+                    _write(writer, json.dumps(call).encode(), pixels)
+                    answer, _ = await _read(reader)
+                except BaseException:
+                    writer.close()  # an answer may still come, and would be taken for the next call's
+                    raise
+        except (OSError, EOFError, TimeoutError) as error:
+            log.warning("%s: %s: %s", self._runner, type(error).__name__, error)
+            raise VisionError(Code.UNAVAILABLE, f"{self._runner} cannot answer now; try again in a moment.") from error
         self._idle.append((reader, writer))
-        return list(results)
+        return answer
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:
@@ -107,62 +122,63 @@ async def _switch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 class RunnerProtocol(HttpToolsProtocol):
     """A runner's end: HTTP, until a connection is switched to frames."""
 
-    def __init__(self, predict: Predict, **given: Any) -> None:
+    def __init__(self, task: Task, predict: Predict, memory: Callable[[], Sequence[int]], **given: Any) -> None:
         super().__init__(**given)
-        self._predict = predict
+        self._task, self._predict, self._memory = task, predict, memory
 
     def _should_upgrade(self) -> bool:
         return self._get_upgrade() == TOKEN
 
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)  # uvicorn's end would wait for it
-        frames = asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=BUFFER), self._answer)
+        frames = asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=BUFFER), self._serve)
         self.transport.set_protocol(frames)
         self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % TOKEN)
         frames.connection_made(self.transport)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer calls until the caller leaves, or one fails."""
         try:
             while True:
                 try:
-                    call, data = await _read(reader)
+                    text, data = await _read(reader)
                 except (EOFError, OSError):
                     return
-                _write(writer, await self._results(call, data))
+                _write(writer, to_json(await self._answer(json.loads(text), data)))
         except Exception:
             log.exception("a call failed")
         finally:
             writer.close()
 
-    async def _results(self, call: dict[str, Any], data: bytes) -> Any:
+    async def _answer(self, call: dict[str, Any], data: bytes) -> Sequence[Any]:
+        if call["method"] is None:
+            return self._memory()
         with tracer.start_as_current_span("predict", propagate.extract(call["trace"]), trace.SpanKind.SERVER):
-            return await self._predict(_items(call["items"], data))
+            results = await self._predict(call["method"], _items(call["items"], data, self._task.options))
+        return [Failure.of(result) if isinstance(result, VisionError) else result for result in results]
 
 
-def install(predict: Predict) -> None:
-    """Let the uvicorn that BentoML starts in this process answer frames with `predict`."""
-    vars(auto).update(AutoHTTPProtocol=partial(RunnerProtocol, predict))
+def install(task: Task, predict: Predict, memory: Callable[[], Sequence[int]]) -> None:
+    """Let the uvicorn that BentoML starts in this process answer frames."""
+    insides.replace(auto, "AutoHTTPProtocol", partial(RunnerProtocol, task, predict, memory))
 
 
-def _items(told: Sequence[dict[str, Any]], data: bytes) -> list[dict[str, Any]]:
+def _items(told: Sequence[dict[str, Any]], data: bytes, options: type[Options]) -> list[Item[Any]]:
     items, start = [], 0
     for item in told:
-        shape = item["pixels"]
+        shape = item["shape"]
         pixels = np.frombuffer(data, np.uint8, prod(shape), start).reshape(shape)
-        items.append({**item, "pixels": pixels, "size": tuple(item["size"])})
+        items.append(Item(pixels, tuple(item["size"]), options.model_construct(**item["options"])))
         start += pixels.size
     return items
 
 
-def _write(writer: asyncio.StreamWriter, told: Any, pixels: Sequence[Any] = ()) -> None:
-    text = json.dumps(told).encode()
+def _write(writer: asyncio.StreamWriter, text: bytes, pixels: Sequence[Pixels] = ()) -> None:
     writer.write(LENGTHS.pack(len(text), sum(one.size for one in pixels)) + text)
     for one in pixels:
         writer.write(np.ascontiguousarray(one).data.cast("B"))
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[Any, bytes]:
-    lengths = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
-    text, data = [await reader.readexactly(length) for length in lengths]
-    return json.loads(text), data
+async def _read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    text, pixels = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+    return await reader.readexactly(text), await reader.readexactly(pixels)

@@ -14,8 +14,8 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from vision.bento import store
-from vision.core.schemas import TASKS
-from vision.settings import SETTINGS
+from vision.settings import PREFIX, SETTINGS
+from vision.tasks import TASKS
 
 
 def own_metrics_folder() -> None:
@@ -72,7 +72,16 @@ def _check_certificate(options: dict[str, Any]) -> None:
 
 def _check_models() -> None:
     for task in TASKS:
-        try:
-            store.verify(store.folder(SETTINGS.tag(task)))
-        except ValueError as error:
-            raise BentoMLException(str(error)) from error
+        setting = f"{PREFIX}{task.upper()}_MODEL"
+        seen = set[str]()
+        for tag in SETTINGS.models(task):
+            try:
+                card = store.verify(store.folder(tag))
+            except ValueError as error:
+                raise BentoMLException(str(error)) from error
+            version = f"{card.name}:{card.version}"
+            if card.task != task:
+                raise BentoMLException(f"{setting}: {version} is a model for {card.task}, not for {task}.")
+            if version in seen:
+                raise BentoMLException(f"{setting}: {version} stands there twice.")
+            seen.add(version)

@@ -1,28 +1,28 @@
-"""The three runner Services: one model each, in a process of its own, behind BentoML's adaptive batching."""
+"""The runners: a process for each task, which holds the task's models behind BentoML's adaptive batching."""
 
 import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bentoml
 import numpy as np
+import psutil
+from _bentoml_sdk import Service
 from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
 
 from vision import metrics
 from vision.bento import logs, shutdown, store
 from vision.bento.app import RunnerService
-from vision.core import predictor as models
-from vision.core.errors import VisionError
-from vision.core.schemas import OPTIONS, Failure, Item, Task
+from vision.core.look import MAX_BATCH
+from vision.core.predictor import Predictor, pick_device, predict_each
+from vision.core.queues import Result
+from vision.core.schemas import Item
+from vision.core.task import Task
 from vision.settings import SETTINGS
-
-MAX_BATCH_SIZE = 16
-
-BESIDE: dict[Task, int] = {"classification": 8, "captioning": 4, "detection": 8}
-"""Pictures that a runner takes while it works on a batch: so it has some when the batch is done, and who comes later
-does not wait for all of a batch, which takes long where sentences are written."""
+from vision.tasks import TASKS
 
 log = logging.getLogger("bentoml.vision")
 
@@ -34,7 +34,7 @@ TRACING: Any = (
 
 CONFIG: dict[str, Any] = {
     # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
-    "resources": {"gpu": 0.33},
+    "resources": {"gpu": 100 // len(TASKS) / 100},
     "service_class": RunnerService,
     "threads": 2,
     "tracing": TRACING,
@@ -61,56 +61,75 @@ class StoredModel(BentoModel):
 
 
 class Runner:
-    """One model. Subclasses name its task and its place in the model store."""
+    """The models of one task. Subclasses name the task, and pin the models in the order of its setting."""
 
-    task: Task
-    stored: StoredModel
+    task: ClassVar[Task]
+    models: ClassVar[int]
 
     def __init__(self) -> None:
         logs.configure()
-        device = models.pick_device(SETTINGS.device)
-        folder = Path(self.stored.path)
-        self._model = models.load(folder, store.verify(folder), device)
-        self._warm_up(device)
+        device = pick_device(SETTINGS.device)
+        self._models: list[Predictor] = []
+        self.memory: list[int] = []
+        """Bytes that each model took: the rise of this process's private memory while it loaded and warmed up."""
+        for index in range(self.models):
+            before = _private_bytes()
+            self._models.append(self._load(Path(getattr(self, pinned(index)).path), device))
+            self.memory.append(max(0, _private_bytes() - before))
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
-        why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
-        log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
 
-    def _warm_up(self, device: str) -> None:
-        """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
-        grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
-        for size in (1, 2) if device == "cpu" else (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
-            models.predict_each(self._model, [grey] * size)
+    def _load(self, folder: Path, device: str) -> Predictor:
+        model = self.task.load(folder, store.verify(folder), device)
+        # Kernels are chosen and memory is claimed at first use.
+        grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), self.task.options())
+        for size in (1, 2) if device == "cpu" else (1, MAX_BATCH // 2, MAX_BATCH):
+            predict_each(model, [grey] * size)
+        why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
+        log.info("%s: %s:%s on %s%s", self.task.name, model.card.name, model.card.version, device, why)
+        return model
 
     @bentoml.on_startup
     def leave_last(self) -> None:
         shutdown.leave_last()
 
-    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=60_000)
-    def predict(self, items: list[Any]) -> list[dict[str, Any]]:
-        """Items {pixels, size, options} (see schemas.Item) -> for each its result's fields, or `{"error": ...}`."""
-        batch = [
-            Item(item["pixels"], item["size"], OPTIONS[self.task].model_construct(**item["options"])) for item in items
-        ]
-        metrics.BATCH_IMAGES.labels(self.task).observe(len(batch))
-        with metrics.INFERENCE_SECONDS.labels(self.task).time():
-            results = models.predict_each(self._model, batch)
-        return [(Failure.of(result) if isinstance(result, VisionError) else result).model_dump() for result in results]
+    def predict(self, index: int, items: Sequence[Item[Any]]) -> list[Result]:
+        """Let the model at `index` look at items."""
+        card = self._models[index].card
+        labels = self.task.name, f"{card.name}:{card.version}"
+        metrics.BATCH_IMAGES.labels(*labels).observe(len(items))
+        with metrics.INFERENCE_SECONDS.labels(*labels).time():
+            return predict_each(self._models[index], items)
 
 
-@bentoml.service(name="classification", **CONFIG)
-class ClassificationRunner(Runner):
-    task: Task = "classification"
-    stored = StoredModel(SETTINGS.classification_model)
+def pinned(index: int) -> str:
+    """Name of the attribute that pins a model: BentoML takes them, like the APIs, by their names' order."""
+    return f"model_{index:02}"
 
 
-@bentoml.service(name="captioning", **CONFIG)
-class CaptioningRunner(Runner):
-    task: Task = "captioning"
-    stored = StoredModel(SETTINGS.captioning_model)
+def method(index: int) -> str:
+    """Name of the BentoML API that asks a runner's model: each model has a dispatcher of its own."""
+    return f"predict_{index:02}"
 
 
-@bentoml.service(name="detection", **CONFIG)
-class DetectionRunner(Runner):
-    task: Task = "detection"
-    stored = StoredModel(SETTINGS.detection_model)
+def _api(index: int) -> Any:
+    def predict(self: Runner, items: list[Any]) -> list[Any]:
+        return self.predict(index, items)
+
+    predict.__name__ = method(index)
+    return bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=60_000)(predict)
+
+
+def _runner(task: Task) -> Service[Any]:
+    tags = SETTINGS.models(task.name)
+    models = {pinned(index): StoredModel(tag) for index, tag in enumerate(tags)}
+    apis = {method(index): _api(index) for index in range(len(tags))}
+    runner = type(f"{task.name.title()}Runner", (Runner,), {"task": task, "models": len(tags), **models, **apis})
+    return bentoml.service(name=task.name, **CONFIG)(runner)
+
+
+def _private_bytes() -> int:
+    uss: int = psutil.Process().memory_full_info().uss
+    return uss
+
+
+RUNNERS = {name: _runner(task) for name, task in TASKS.items()}

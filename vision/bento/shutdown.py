@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from bentoml._internal.utils import circus
 
-from vision.bento import hop
+from vision.bento import hop, insides
 
 UVICORN_STOPS = 0.5
 """Seconds within which uvicorn has stopped accepting: it looks for its signal every 0.1 s."""
@@ -35,7 +35,7 @@ def keep_sockets_until_the_end() -> None:
         stopped.add_done_callback(lambda _: arbiter.exit_stack.close())
         return stopped
 
-    type.__setattr__(circus.Arbiter, "stop", stop)
+    insides.replace(circus.Arbiter, "stop", stop)
 
 
 def drain_first(seconds: float) -> IO[str]:

@@ -1,8 +1,8 @@
 """What runs a network: OpenVINO where the model was saved with a graph for it, else PyTorch.
 
 Importing torch and what stands on it costs a runner some twenty seconds of a core and most of a gigabyte, OpenVINO less
-than one second and a quarter of the memory. train_and_save/graphs/export.py writes the graph, once it has seen there that it
-answers as PyTorch does and is faster.
+than one second and a quarter of the memory. train_and_save/graphs/export.py writes the graph, once it has seen there
+that it answers as PyTorch does and is faster.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""The three models: load once, `predict(items)` -> a result or an error per item. Free of BentoML and HTTP."""
+"""What a model is to all others: loaded once, `predict(items)` -> a result or an error per item."""
 
 import ctypes
 import logging
@@ -8,11 +8,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from vision.core import images
-from vision.core.engine import GRAPH_CONFIG
 from vision.core.errors import Code, VisionError
-from vision.core.pixels import Shrink, Steps
-from vision.core.schemas import Card, Item, Task
+from vision.core.schemas import Card, Item
 
 log = logging.getLogger(__name__)
 
@@ -21,33 +18,6 @@ class Predictor(Protocol):
     card: Card
 
     def predict(self, items: Sequence[Item[Any]]) -> Sequence[BaseModel | VisionError]: ...
-
-
-def load(folder: Path, card: Card, device: str) -> Predictor:
-    """Load a saved model onto a device ("cpu" or "cuda")."""
-    # Imported one by one, so that a process holds only the libraries of its own model.
-    match card.task:
-        case "classification":
-            from vision.tasks.classification.classifier import Classifier
-
-            return Classifier(folder, card, device)
-        case "captioning":
-            from vision.tasks.captioning.captioner import Captioner
-
-            return Captioner(folder, card, device)
-        case "detection":
-            from vision.tasks.detection.detector import Detector
-
-            return Detector(folder, card, device)
-
-
-def load_shrink(folder: Path, task: Task) -> Shrink:
-    """Return the model's Shrink, without loading the model."""
-    if task == "detection":
-        from vision.tasks.detection import detector
-
-        return detector.load_shrink(folder)
-    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
 
 
 def load_whole(loader: Any, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""A runner's queue: what arrives while a call to the runner is in flight goes out together in the next one."""
+"""A model's queue: what arrives while a call to the model is in flight goes out together in the next one."""
 
 import asyncio
 import logging
@@ -7,41 +7,46 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
+from pydantic import BaseModel
+
 from vision.core.errors import Code, VisionError
-from vision.core.schemas import Failure
+from vision.core.schemas import Item
 
-Entry = tuple[Any, asyncio.Future[dict[str, Any]], Context]
+Result = BaseModel | VisionError
+"""What a task's model says of a picture, or why it says nothing."""
+
+Call = Callable[[Sequence[Item[Any]]], Awaitable[Sequence[Result]]]
+"""Items -> one result or error each, in order."""
+
+Entry = tuple[Item[Any], asyncio.Future[Result], Context]
 """An item, where its answer goes, and whose it is."""
-
-Call = Callable[[Sequence[Any]], Awaitable[Sequence[dict[str, Any]]]]
-"""Items -> for each its result's fields, or `{"error": ...}`."""
 
 log = logging.getLogger("bentoml.vision")
 
 
-class Coalescer:
+class Queue:
     """Sends items in calls of at most `max_batch` items; while one is in flight, in one more of at most `beside`.
 
-    A hop's cost is paid once a call. A lone item goes out at once; a caller that is cancelled takes its waiting
-    items along. A call that fails is answered per item, with a retryable error. Who sends few items does not wait for
-    those who send many at once: their items share no call, and only the few go out beside another.
+    What a call costs is paid once for all of its items. A lone item goes out at once; a caller that is cancelled takes
+    its waiting items along. A call that fails is answered per item. A small request never queues behind a large one:
+    their items share no call, and only a small request's go out beside another call.
     """
 
-    def __init__(self, call: Call, max_batch: int, on_depth: Callable[[int], None], beside: int = 0) -> None:
+    def __init__(self, call: Call, max_batch: int, beside: int = 0, on_depth: Callable[[int], object] = id) -> None:
         self._call = call
         self._on_depth = on_depth
         self._beside = beside
-        self._of_many, self._of_few = deque[Entry](), deque[Entry]()
+        self._large, self._small = deque[Entry](), deque[Entry]()
         self._in_calls = 0
-        lanes = ((max_batch, (self._of_many, self._of_few)), (beside, (self._of_few,)))
-        self._lanes = [(size, queues) for size, queues in lanes if size]
+        lanes = ((max_batch, (self._large, self._small)), (beside, (self._small,)))
+        self._lanes = [(size, waiting) for size, waiting in lanes if size]
         self._senders: list[asyncio.Task[None] | None] = [None for _ in self._lanes]
 
-    async def predict(self, item: Any, among: int = 1) -> dict[str, Any]:
+    async def predict(self, item: Item[Any], among: int = 1) -> Result:
         """Return one item's result or its error; `among` is how many items its request has."""
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        queue = self._of_many if among > self._beside else self._of_few
-        queue.append((item, future, copy_context()))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        waiting = self._large if among > self._beside else self._small
+        waiting.append((item, future, copy_context()))
         self._tell_depth()
         for index, sender in enumerate(self._senders):
             if sender is None or sender.done():
@@ -50,7 +55,7 @@ class Coalescer:
         return await future
 
     def _tell_depth(self) -> None:
-        self._on_depth(len(self._of_many) + len(self._of_few) + self._in_calls)
+        self._on_depth(len(self._large) + len(self._small) + self._in_calls)
 
     async def _send(self, most: int, queues: Sequence[deque[Entry]]) -> None:
         while batch := self._next(most, queues):
@@ -77,12 +82,11 @@ class Coalescer:
         self._tell_depth()
         return batch
 
-    async def _results(self, items: Sequence[Any]) -> Sequence[dict[str, Any]]:
+    async def _results(self, items: Sequence[Item[Any]]) -> Sequence[Result]:
         try:
             return await self._call(items)
         except VisionError as error:
-            return [Failure.of(error).model_dump()] * len(items)
+            return [error] * len(items)
         except Exception:
-            log.exception("a call to a runner failed")
-            failure = Failure.of(VisionError(Code.INTERNAL, "Something failed here; the log says what."))
-            return [failure.model_dump()] * len(items)
+            log.exception("a call to a model failed")
+            return [VisionError(Code.INTERNAL, "Something failed here; the log says what.")] * len(items)

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from vision.core import engine
 from vision.core.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint, Running
 from vision.core.pixels import Steps
-from vision.core.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
+from vision.core.schemas import Card, Item, Model, Pixels
 from vision.tasks.captioning.beam_search import BeamSearch, Rules
+from vision.tasks.captioning.spec import Caption, CaptionOptions
 
 SEEN = 4
 """Pictures that a graph sees at once; a CPU is no faster with more."""

@@ -15,8 +15,9 @@ from transformers import (
 )
 
 from vision.core.predictor import load_whole
-from vision.core.schemas import CaptionOptions, Pixels
+from vision.core.schemas import Pixels
 from vision.tasks.captioning import concepts
+from vision.tasks.captioning.spec import CaptionOptions
 
 
 class TransformersWriter:

@@ -10,7 +10,8 @@ import numpy as np
 from vision.core import engine
 from vision.core.engine import GRAPH_CONFIG, Floats
 from vision.core.pixels import Steps
-from vision.core.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
+from vision.core.schemas import Card, Item, Model, Pixels
+from vision.tasks.classification.spec import Classification, ClassifyOptions, Label
 
 
 class Network(Protocol):

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetec
 from vision.core import engine
 from vision.core.predictor import load_whole
 from vision.core.schemas import Pixels
-from vision.tasks.detection.detector import Found, by_shape
+from vision.tasks.detection.boxes import Found, by_shape
 
 
 class Queries(NamedTuple):

@@ -10,7 +10,7 @@ from vision.core import engine
 from vision.core.engine import Engine, Floats
 from vision.core.pixels import normalize
 from vision.core.schemas import Pixels
-from vision.tasks.detection.detector import Found, fit, place, without_overlaps
+from vision.tasks.detection.boxes import Found, fit, place, without_overlaps
 
 # Preprocessing and thresholds of its configuration, nanodet-g.yml.
 SIDE = 416

@@ -13,7 +13,7 @@ import numpy as np
 from vision.core import engine
 from vision.core.engine import GRAPH_CONFIG, Floats
 from vision.core.schemas import Pixels
-from vision.tasks.detection.detector import Found, by_shape, fit, place, without_overlaps
+from vision.tasks.detection.boxes import Found, by_shape, fit, place, without_overlaps
 
 NMS_IOU = 0.7
 MAX_DETECTIONS = 300

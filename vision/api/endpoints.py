@@ -1,0 +1,118 @@
+"""The endpoints in words, made from the tasks: what a request may choose, and what a picture's result holds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field, create_model
+
+from vision.core.errors import Code, VisionError
+from vision.core.schemas import Failure, Options, PictureResult
+from vision.core.task import Task
+from vision.tasks import TASKS
+
+
+class OneModel(Options):
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="Which of the task's models, `name` or `name:version`; by default the first."
+    )
+
+
+class Wanted(NamedTuple):
+    """What a request wants to know of each picture, under a word: a task, one of its models, and with which options."""
+
+    word: str
+    task: Task
+    model: str | None
+    """`name` or `name:version`; None is the task's first model."""
+    options: Options
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    name: str
+    summary: str
+    options: type[Options]
+    """What a request may choose."""
+    result: type[PictureResult]
+    """What it gets for each picture."""
+    task: Task | None
+    """None asks several."""
+
+    def wanted(self, chosen: Any) -> list[Wanted]:
+        """Split what a request chose by the models that are asked. Raises VisionError: invalid_option."""
+        if self.task:
+            return [Wanted(self.task.name, self.task, chosen.model, _of(self.task, chosen))]
+        return list(_features(chosen))
+
+
+def _features(chosen: Any) -> Iterator[Wanted]:
+    for word in dict.fromkeys(chosen.features):
+        name, colon, model = word.partition(":")
+        if name not in TASKS or (colon and not model):
+            known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
+            raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} is none; known are {known}.")
+        yield Wanted(word, TASKS[name], model or None, _of(TASKS[name], chosen))
+
+
+def _of(task: Task, chosen: Options) -> Options:
+    """The task's own options; what is None is left to its defaults."""
+    values = {name: getattr(chosen, name) for name in task.options.model_fields}
+    return task.options.model_construct(**{name: value for name, value in values.items() if value is not None})
+
+
+def _endpoint(task: Task) -> Endpoint:
+    return Endpoint(
+        task.endpoint,
+        task.summary,
+        create_model(task.options.__name__, __base__=(OneModel, task.options)),
+        create_model(f"{task.endpoint.title()}Result", __base__=(PictureResult, task.result)),  # type: ignore[arg-type]
+        task,
+    )
+
+
+class AnyFeature(PictureResult):
+    """Only the features that were asked for are present, each under its word: `classification`, `detection:faces`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _analyze() -> Endpoint:
+    owners: dict[str, list[Task]] = {}
+    for task in TASKS.values():
+        for name in task.options.model_fields:
+            owners.setdefault(name, []).append(task)
+    features = Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=32,
+            description=f"What to ask: {', '.join(TASKS)}, each of its first model, or of another as TASK:MODEL.",
+            json_schema_extra={"items": {"type": "string", "pattern": f"^({'|'.join(TASKS)})(:.+)?$"}},
+        ),
+    ]
+    fields: dict[str, Any] = {"features": (features, list(TASKS))}
+    fields |= {name: _shared(name, tasks) for name, tasks in owners.items()}
+    results: dict[str, Any] = {task.name: (task.result | Failure | None, None) for task in TASKS.values()}
+    return Endpoint(
+        "analyze",
+        "Ask several models about each picture, side by side; the picture is decoded once.",
+        create_model("AnalyzeOptions", __base__=Options, **fields),
+        create_model("AnalyzeResult", __base__=AnyFeature, **results),
+        None,
+    )
+
+
+def _shared(name: str, tasks: list[Task]) -> tuple[Any, Any]:
+    """An option of one task as that task has it; of several, by default each has its own value."""
+    first = tasks[0].options.model_fields[name]
+    if len(tasks) == 1:
+        return first.annotation, first
+    defaults = ", ".join(f"{task.options.model_fields[name].default:g} for {task.name}" for task in tasks)
+    return first.rebuild_annotation() | None, Field(None, description=f"{first.description} By default {defaults}.")
+
+
+ENDPOINTS: dict[str, Endpoint] = {
+    f"/{endpoint.name}": endpoint for endpoint in (*map(_endpoint, TASKS.values()), _analyze())
+}
+"""By path."""

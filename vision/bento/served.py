@@ -1,0 +1,45 @@
+"""The models that are served: which the settings name, and the public process's way to each of them."""
+
+from collections.abc import Sequence
+from functools import cache, partial
+
+from vision import metrics
+from vision.bento import store
+from vision.bento.hop import Caller
+from vision.bento.runners import method
+from vision.core.errors import Code, VisionError
+from vision.core.look import MAX_BATCH, Served
+from vision.core.queues import Queue
+from vision.core.schemas import Card
+from vision.core.task import Task
+from vision.settings import SETTINGS
+
+
+@cache  # what is saved later is not what the runners loaded
+def cards(task: str) -> list[Card]:
+    """The cards of a task's models, the default first."""
+    return [store.read_card(store.folder(tag)) for tag in SETTINGS.models(task)]
+
+
+def served(task: Task, caller: Caller) -> list[Served]:
+    """A task's models behind their runner, each with a queue of its own."""
+    models = []
+    for index, card in enumerate(cards(task.name)):
+        tag = f"{card.name}:{card.version}"
+        depth = metrics.QUEUE_IMAGES.labels(task.name, tag)
+        queue = Queue(partial(caller.predict, method(index)), MAX_BATCH, task.beside, depth.set)
+        models.append(Served(task, card, task.load_shrink(store.folder(tag)), queue))
+        metrics.MODEL_INFO.labels(task.name, card.name, card.version).set(1)
+    return models
+
+
+def find(models: Sequence[Served], name: str | None) -> Served:
+    """Return the model that `name` or `name:version` means; the first has no need of a name.
+
+    Raises VisionError: invalid_option, with the names there are.
+    """
+    for model in models:
+        if name in (None, model.card.name, model.tag):
+            return model
+    known = ", ".join(model.tag for model in models)
+    raise VisionError(Code.INVALID_OPTION, f"model: {models[0].task.name} has no {name!r}; it has {known}.")

@@ -1,0 +1,138 @@
+"""The one way from a picture's bytes to typed answers: decode once, make each model's pixels, ask each model.
+
+The service, bulk scoring, evaluation and the benchmarks all go it; a model may sit in this process or in a runner's.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from opentelemetry import trace
+
+from vision.core import images
+from vision.core.errors import VisionError
+from vision.core.images import LIMITS, Limits
+from vision.core.pixels import Shrink
+from vision.core.predictor import Predictor, predict_each
+from vision.core.queues import Queue, Result
+from vision.core.schemas import Card, Item, Options, Pixels
+from vision.core.task import Task
+
+MAX_BATCH = 16
+"""Pictures that a model is given at once, at most."""
+
+Run = Callable[..., Awaitable[Any]]
+"""Runs a function with its arguments beside the event loop, as asyncio.to_thread does."""
+
+tracer = trace.get_tracer("vision")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that can be asked, wherever it runs."""
+
+    task: Task
+    card: Card
+    shrink: Shrink
+    queue: Queue
+
+    @property
+    def tag(self) -> str:
+        return f"{self.card.name}:{self.card.version}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model, and the options with which it is asked."""
+
+    model: Served
+    options: Options
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen in a picture.
+
+    size: (width, height) of the oriented original. results: one a question, in the questions' order and under their
+    words. ms: milliseconds of `decode`, of each question (its queue and inference), and `total`.
+    """
+
+    size: tuple[int, int]
+    results: dict[str, Result]
+    ms: dict[str, float]
+
+
+async def look(
+    image: bytes | VisionError,
+    questions: Mapping[str, Question],
+    *,
+    limits: Limits = LIMITS,
+    run: Run = asyncio.to_thread,
+    among: int = 1,
+) -> Seen | VisionError:
+    """Ask `questions` about a picture. `among` is how many pictures came with it, itself included.
+
+    Returns the picture's error where it cannot be decoded, or every question failed.
+    """
+    if isinstance(image, VisionError):
+        return image
+    start = perf_counter()
+    try:
+        shown, size = await run(decode, image, {word: asked.model.shrink for word, asked in questions.items()}, limits)
+    except VisionError as error:
+        return error
+    decoded = perf_counter()
+    ms = {"decode": _ms(start, decoded)}
+
+    async def ask(word: str, asked: Question) -> Result:
+        with tracer.start_as_current_span(word):
+            result = await asked.model.queue.predict(Item(shown[word], size, asked.options), among)
+        ms[word] = _ms(decoded, perf_counter())
+        return result
+
+    results = await asyncio.gather(*(ask(word, asked) for word, asked in questions.items()))
+    errors = [result for result in results if isinstance(result, VisionError)]
+    if errors and len(errors) == len(results):
+        return errors[0]
+    ms["total"] = _ms(start, perf_counter())
+    return Seen(size, dict(zip(questions, results, strict=True)), ms)
+
+
+async def look_through(
+    pictures: Iterable[bytes | VisionError],
+    questions: Mapping[str, Question],
+    *,
+    limits: Limits = LIMITS,
+    at_once: int = 2 * MAX_BATCH,
+) -> AsyncIterator[Seen | VisionError]:
+    """Look at many pictures, `at_once` of them in work, and yield what is seen in their order."""
+    ahead = deque[asyncio.Task[Seen | VisionError]]()
+    for picture in pictures:
+        if len(ahead) == at_once:
+            yield await ahead.popleft()
+        ahead.append(asyncio.create_task(look(picture, questions, limits=limits, among=at_once)))
+    while ahead:
+        yield await ahead.popleft()
+
+
+def in_process(task: Task, model: Predictor, folder: Path) -> Served:
+    """Serve a model that was loaded from `folder` into this process, one batch at a time."""
+
+    async def call(items: Sequence[Item[Any]]) -> Sequence[Result]:
+        return await asyncio.to_thread(predict_each, model, items)
+
+    return Served(task, model.card, task.load_shrink(folder), Queue(call, MAX_BATCH))
+
+
+def decode(data: bytes, shrinks: Mapping[str, Shrink], limits: Limits) -> tuple[dict[str, Pixels], tuple[int, int]]:
+    """Return the pixels that each model needs of a picture, and its (width, height). Raises VisionError."""
+    picture, size = images.decode_reduced(data, limits)
+    return {word: shrink(picture) for word, shrink in shrinks.items()}, size
+
+
+def _ms(start: float, end: float) -> float:
+    return round((end - start) * 1000, 2)

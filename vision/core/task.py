@@ -1,0 +1,35 @@
+"""What a task is: a kind of question, the words of its contract, and where its models come from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from vision.core.pixels import Shrink
+from vision.core.predictor import Predictor
+from vision.core.schemas import Card, Options
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of question; its endpoint, settings, runner, metrics, documents and `/analyze` feature follow from it."""
+
+    name: str
+    """The feature's name: a noun, as in `classification`."""
+    endpoint: str
+    """The path without its slash: a verb, as in `classify`."""
+    summary: str
+    """What the endpoint does, in a sentence."""
+    options: type[Options]
+    result: type[BaseModel]
+    """What a model says of a picture; has a field `model` (schemas.Model)."""
+    starter: str
+    """Name of the model that serves where no setting names another."""
+    load: Callable[[Path, Card, str], Predictor]
+    """Folder of a saved model, its card, device ("cpu" or "cuda") -> the model. Imports its libraries when called."""
+    load_shrink: Callable[[Path], Shrink]
+    """Folder of a saved model -> what makes its pixels of a picture, without loading the model."""
+    beside: int = 8
+    """Pictures that a model takes while it works on a batch: it has some when the batch is done, and a small request
+    never waits for all of a large one."""

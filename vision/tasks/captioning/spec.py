@@ -1,0 +1,53 @@
+"""Captioning in words: a sentence about a picture."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from vision.core import images
+from vision.core.engine import GRAPH_CONFIG
+from vision.core.pixels import Shrink, Steps
+from vision.core.predictor import Predictor
+from vision.core.schemas import Card, Model, Options
+from vision.core.task import Task
+
+MaxNewTokens = Annotated[
+    int | None, Field(ge=1, le=128, description="Longest caption in tokens; by default the model's own.")
+]
+NumBeams = Annotated[
+    int | None, Field(ge=1, le=8, description="Beams of the search, 1 is greedy; by default the model's own.")
+]
+
+
+class CaptionOptions(Options):
+    max_new_tokens: MaxNewTokens = None
+    num_beams: NumBeams = None
+
+
+class Caption(BaseModel):
+    caption: str
+    model: Model
+
+
+def load(folder: Path, card: Card, device: str) -> Predictor:
+    from vision.tasks.captioning.captioner import Captioner
+
+    return Captioner(folder, card, device)
+
+
+def load_shrink(folder: Path) -> Shrink:
+    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
+
+
+CAPTIONING = Task(
+    name="captioning",
+    endpoint="caption",
+    summary="Say in a sentence what each picture shows.",
+    options=CaptionOptions,
+    result=Caption,
+    starter="flickr8k-captioner",
+    load=load,
+    load_shrink=load_shrink,
+    beside=4,  # sentences take long
+)

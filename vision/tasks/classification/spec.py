@@ -1,0 +1,52 @@
+"""Classification in words: which labels fit a picture."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from vision.core import images
+from vision.core.engine import GRAPH_CONFIG
+from vision.core.pixels import Shrink, Steps
+from vision.core.predictor import Predictor
+from vision.core.schemas import Card, MinScore, Model, Options
+from vision.core.task import Task
+
+TopK = Annotated[int, Field(ge=1, le=1000, description="How many labels at most, best first.")]
+
+
+class ClassifyOptions(Options):
+    top_k: TopK = 5
+    min_score: MinScore = 0.0
+
+
+class Label(BaseModel):
+    label: str
+    score: float
+
+
+class Classification(BaseModel):
+    labels: list[Label] = Field(description="Best first.")
+    model: Model
+
+
+def load(folder: Path, card: Card, device: str) -> Predictor:
+    from vision.tasks.classification.classifier import Classifier
+
+    return Classifier(folder, card, device)
+
+
+def load_shrink(folder: Path) -> Shrink:
+    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
+
+
+CLASSIFICATION = Task(
+    name="classification",
+    endpoint="classify",
+    summary="Label each picture: the `top_k` best labels with their scores.",
+    options=ClassifyOptions,
+    result=Classification,
+    starter="efficientnet-lite0",
+    load=load,
+    load_shrink=load_shrink,
+)
