@@ -5,14 +5,16 @@ from typing import Any
 
 from benchmarks.case import Answer, Case
 from vision.bento import store
-from vision.core import images
 from vision.core.errors import VisionError
+from vision.core.images import LIMITS
+from vision.core.look import MAX_BATCH, Question, decode, in_process
 from vision.core.predictor import predict_each
+from vision.core.queues import Result
 from vision.core.schemas import Item
 from vision.tasks import TASKS
 
-BATCH = 16
-"""Pictures in a call at most, as in vision/bento/runners.py."""
+BATCH = MAX_BATCH
+"""Pictures in a call at most, as in our runners."""
 
 
 class Engine:
@@ -21,15 +23,19 @@ class Engine:
         self._model = task.load(case.saved, store.verify(case.saved), "cpu")
         self._shrink = task.load_shrink(case.saved)
         self._options = task.options(**case.options)
+        self.question = Question(in_process(task, self._model, case.saved), self._options)
+        """For a peer that goes the whole way from bytes to answers in one process."""
 
     def decode(self, data: bytes) -> Item[Any]:
-        picture, size = images.decode_reduced(data, images.LIMITS)
-        return Item(self._shrink(picture), size, self._options)
+        shown, size = decode(data, {"": self._shrink}, LIMITS)
+        return Item(shown[""], size, self._options)
 
     def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
         """Raises VisionError when a picture fails: only successes count."""
-        results = predict_each(self._model, items)
-        for result in results:
-            if isinstance(result, VisionError):
-                raise result
-        return [result.model_dump(exclude={"model"}) for result in results if not isinstance(result, VisionError)]
+        return [answer(result) for result in predict_each(self._model, items)]
+
+
+def answer(result: Result) -> Answer:
+    if isinstance(result, VisionError):
+        raise result
+    return result.model_dump(exclude={"model"})

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parent.parent
 OFFLINE = {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "BENTOML_DO_NOT_TRACK": "True"}
@@ -105,10 +106,11 @@ def another(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def metric(running: Served, name: str) -> float:
-    """A sample of /metrics by its name and labels, 0 where it is not there yet."""
-    lines = httpx.get(f"{running.url}/metrics").text.splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0)
+def metric(running: Served, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels, 0 where there are none yet."""
+    families = text_string_to_metric_families(httpx.get(f"{running.url}/metrics").text)
+    samples = (sample for family in families for sample in family.samples if sample.name == name)
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -1,11 +1,5 @@
 """FastAPI under uvicorn."""
 
-import asyncio
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 from fastapi import FastAPI, UploadFile
 from PIL import Image
 
@@ -16,21 +10,16 @@ app = FastAPI()
 case = Case.from_environment()
 
 if is_tuned():
-    from benchmarks.tuned import BATCH, Engine
-    from vision.core.queues import Queue
+    from benchmarks.tuned import Engine, answer
+    from vision.core.errors import VisionError
+    from vision.core.look import look as look_tuned
 
-    engine = Engine(case)
-    decoders, inference = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
-
-    async def infer(items: Sequence[Any]) -> list[Answer]:
-        return await asyncio.get_running_loop().run_in_executor(inference, engine.predict, items)
-
-    queue = Queue(infer, BATCH)
+    question = Engine(case).question
 
     @app.post("/predict")
     async def predict_tuned(images: UploadFile) -> Answer:
-        data = await images.read()
-        return await queue.predict(await asyncio.get_running_loop().run_in_executor(decoders, engine.decode, data))
+        seen = await look_tuned(await images.read(), {"": question})
+        return answer(seen if isinstance(seen, VisionError) else seen.results[""])
 
 else:
     look = documented.load(case)

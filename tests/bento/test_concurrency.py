@@ -67,13 +67,13 @@ def test_a_thousand_requests_from_32_clients_get_the_answers_they_get_alone(serv
 def test_a_burst_makes_batches_larger_than_one(running: Served, endpoint: str, runner: str) -> None:
     def batches(part: str) -> float:
         """How many batches the runner computed, or how many pictures in them; BentoML's own metric counts calls."""
-        return metric(running, f'vision_batch_images_{part}{{task="{runner}"}}')
+        return metric(running, f"vision_batch_images_{part}", task=runner)
 
     async def run() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=running.url, timeout=120) as client:
             with frozen(running.workers()[runner]):
                 asked = [asyncio.ensure_future(send(client, (endpoint, "cat", {}))) for _ in range(64)]
-                await until(lambda: metric(running, f'vision_queue_images{{task="{runner}"}}') == 64)
+                await until(lambda: metric(running, "vision_queue_images", task=runner) == 64)
             return await asyncio.gather(*asked)
 
     count, pictures = batches("count"), batches("sum")
@@ -111,7 +111,7 @@ def test_a_lone_caption_does_not_wait_for_a_whole_batch_of_long_ones(running: Se
             batch = asyncio.create_task(client.post("/caption", files=pictures, data={"num_beams": 8}))
             answered_meanwhile = 0
             while not batch.done():
-                in_work = await asyncio.to_thread(metric, running, 'vision_queue_images{task="captioning"}') > 0
+                in_work = await asyncio.to_thread(metric, running, "vision_queue_images", task="captioning") > 0
                 alone = await client.post("/caption", files={"images": short}, data={"num_beams": 1})
                 assert alone.status_code == 200
                 answered_meanwhile += in_work and not batch.done()

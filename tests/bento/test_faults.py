@@ -15,7 +15,7 @@ from bentoml._internal.marshal import dispatcher
 
 from testkit.photographs import PHOTOS
 from testkit.servers import Served, another, frozen, metric, served, until
-from vision.bento.runners import BESIDE
+from vision.tasks import TASKS
 
 BUS = PHOTOS["bus"].read_bytes()
 PICTURE = {"images": BUS}
@@ -61,7 +61,7 @@ def test_more_than_can_be_in_work_is_refused_at_once_and_what_was_accepted_is_an
                 assert answer.json()["error"]["retryable"]
                 assert answer.headers["retry-after"] == "1"
             assert {answer.status_code for answer in await asyncio.gather(*accepted)} == {200}
-        assert metric(small, 'vision_refusals_total{reason="overloaded"}') >= 40
+        assert metric(small, "vision_refusals_total", reason="overloaded") >= 40
         assert metric(small, "vision_requests_in_flight") == 0
 
     asyncio.run(run())
@@ -69,13 +69,13 @@ def test_more_than_can_be_in_work_is_refused_at_once_and_what_was_accepted_is_an
 
 @pytest.mark.parametrize(("task", "endpoint"), [("classification", "/classify"), ("captioning", "/caption")])
 def test_what_a_client_left_behind_is_dropped_and_not_run(small: Served, task: str, endpoint: str) -> None:
-    run_before = metric(small, f'vision_batch_images_sum{{task="{task}"}}')
+    run_before = metric(small, "vision_batch_images_sum", task=task)
 
     async def run() -> None:
         with frozen(small.workers()[task]):
             leaving = [asyncio.ensure_future(client(small).post(endpoint, files=PICTURE))]
             # The first alone is on its way into the runner; the others wait behind it.
-            await until(lambda: metric(small, f'vision_queue_images{{task="{task}"}}') == 1)
+            await until(lambda: metric(small, "vision_queue_images", task=task) == 1)
             leaving += [asyncio.ensure_future(client(small).post(endpoint, files=PICTURE)) for _ in range(5)]
             await until(lambda: metric(small, "vision_requests_in_flight") == 6)
             for request in leaving:
@@ -87,7 +87,7 @@ def test_what_a_client_left_behind_is_dropped_and_not_run(small: Served, task: s
 
     asyncio.run(run())
     # Ours, the one that was on its way into the runner when it froze, and what may go out beside it.
-    assert metric(small, f'vision_batch_images_sum{{task="{task}"}}') - run_before <= 2 + BESIDE[task]
+    assert metric(small, "vision_batch_images_sum", task=task) - run_before <= 2 + TASKS[task].beside
 
 
 def test_a_request_that_takes_too_long_gets_a_504(small: Served) -> None:
@@ -103,7 +103,7 @@ def test_a_killed_runner_costs_only_what_it_was_computing_and_is_replaced(small:
     async def run() -> tuple[list[httpx.Response], float]:
         async with client(small) as http:
             load = [asyncio.ensure_future(http.post("/detect", files=PICTURE)) for _ in range(8)]
-            await until(lambda: metric(small, 'vision_queue_images{task="detection"}') > 0)
+            await until(lambda: metric(small, "vision_queue_images", task="detection") > 0)
             killed.kill()
             died = time.monotonic()
             answers = await asyncio.gather(*load)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
-from vision.bento.runners import MAX_BATCH_SIZE
 from vision.core.errors import Code, VisionError
+from vision.core.look import MAX_BATCH
 from vision.core.predictor import predict_each
-from vision.core.queues import Coalescer
+from vision.core.queues import Queue, Result
 from vision.core.schemas import Card, Item, Model
 from vision.tasks.classification.spec import Classification, ClassifyOptions, Label
 
@@ -61,9 +62,13 @@ def test_a_batch_that_raises_is_halved_until_only_the_culprit_fails() -> None:
 
 def test_a_good_batch_is_one_call() -> None:
     model = Means()
-    results = predict_each(model, [item(value) for value in range(1, 1 + MAX_BATCH_SIZE)])
+    results = predict_each(model, [item(value) for value in range(1, 1 + MAX_BATCH)])
     assert [r.labels[0].score * 255 for r in results if isinstance(r, Classification)] == list(range(1, 17))
-    assert model.batches == [MAX_BATCH_SIZE]
+    assert model.batches == [MAX_BATCH]
+
+
+class Answer(BaseModel):
+    item: int
 
 
 class Runner:
@@ -73,16 +78,16 @@ class Runner:
         self.calls: list[list[int]] = []
         self.go = asyncio.Semaphore(0)
 
-    async def call(self, items: Sequence[int]) -> list[dict[str, Any]]:
+    async def call(self, items: Sequence[Any]) -> list[Result]:
         self.calls.append(list(items))
         await self.go.acquire()
         if 13 in items:
             raise VisionError(Code.UNAVAILABLE, "away")
-        return [{"item": item} for item in items]
+        return [Answer(item=item) for item in items]
 
 
-async def queued(coalescer: Coalescer, items: Sequence[int]) -> list[asyncio.Task[dict[str, Any]]]:
-    tasks = [asyncio.ensure_future(coalescer.predict(item)) for item in items]
+async def queued(queue: Queue, items: Sequence[Any]) -> list[asyncio.Task[Any]]:
+    tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(queue.predict(item)) for item in items]
     await asyncio.sleep(0)  # each has put its item in the queue
     return tasks
 
@@ -90,12 +95,12 @@ async def queued(coalescer: Coalescer, items: Sequence[int]) -> list[asyncio.Tas
 def test_what_waits_goes_out_together_and_in_order_at_most_a_batch_at_once() -> None:
     async def run() -> None:
         runner, depths = Runner(), list[int]()
-        tasks = await queued(Coalescer(runner.call, 4, depths.append), range(1, 8))
+        tasks = await queued(Queue(runner.call, 4, on_depth=depths.append), range(1, 8))
         runner.go.release()
         runner.go.release()
-        assert [(await task)["item"] for task in tasks[:4]] == [1, 2, 3, 4]
+        assert [(await task).item for task in tasks[:4]] == [1, 2, 3, 4]
         runner.go.release()
-        assert [(await task)["item"] for task in tasks[4:]] == [5, 6, 7]
+        assert [(await task).item for task in tasks[4:]] == [5, 6, 7]
         assert runner.calls == [[1, 2, 3, 4], [5, 6, 7]]
         assert max(depths) == 7
         assert depths[-1] == 0
@@ -106,11 +111,11 @@ def test_what_waits_goes_out_together_and_in_order_at_most_a_batch_at_once() -> 
 def test_a_lone_item_goes_out_at_once_and_what_comes_meanwhile_in_the_next_call() -> None:
     async def run() -> None:
         runner = Runner()
-        coalescer = Coalescer(runner.call, 4, lambda _: None)
-        first = await queued(coalescer, [1])
+        queue = Queue(runner.call, 4)
+        first = await queued(queue, [1])
         while not runner.calls:
             await asyncio.sleep(0)
-        later = await queued(coalescer, [2, 3])
+        later = await queued(queue, [2, 3])
         runner.go.release()
         runner.go.release()
         await asyncio.gather(*first, *later)
@@ -122,11 +127,11 @@ def test_a_lone_item_goes_out_at_once_and_what_comes_meanwhile_in_the_next_call(
 def test_a_few_items_go_out_beside_a_call_in_flight() -> None:
     async def run() -> None:
         runner, depths = Runner(), list[int]()
-        coalescer = Coalescer(runner.call, 4, depths.append, beside=2)
-        tasks = await queued(coalescer, [1])
+        queue = Queue(runner.call, 4, 2, depths.append)
+        tasks = await queued(queue, [1])
         while len(runner.calls) < 1:
             await asyncio.sleep(0)
-        tasks += await queued(coalescer, range(2, 9))
+        tasks += await queued(queue, range(2, 9))
         while len(runner.calls) < 2:
             await asyncio.sleep(0)
         runner.go.release()  # the first call's
@@ -135,7 +140,7 @@ def test_a_few_items_go_out_beside_a_call_in_flight() -> None:
             await asyncio.sleep(0)
         for _ in range(3):
             runner.go.release()
-        assert [(await task)["item"] for task in tasks] == list(range(1, 9))
+        assert [(await task).item for task in tasks] == list(range(1, 9))
         assert runner.calls == [[1], [2, 3], [4, 5, 6, 7], [8]]
         assert max(depths) == 8
         assert depths[-1] == 0
@@ -146,11 +151,12 @@ def test_a_few_items_go_out_beside_a_call_in_flight() -> None:
 def test_few_items_do_not_wait_for_those_of_a_request_with_many() -> None:
     async def run() -> None:
         runner = Runner()
-        coalescer = Coalescer(runner.call, 4, lambda _: None, beside=2)
-        many = [asyncio.ensure_future(coalescer.predict(item, among=9)) for item in range(1, 10)]
+        queue = Queue(runner.call, 4, 2)
+        items: list[Any] = list(range(1, 10))
+        many = [asyncio.ensure_future(queue.predict(item, among=9)) for item in items]
         while not runner.calls:
             await asyncio.sleep(0)
-        few = await queued(coalescer, [21, 22, 23])
+        few = await queued(queue, [21, 22, 23])
         while len(runner.calls) < 2:
             await asyncio.sleep(0)
         assert runner.calls == [[1, 2, 3, 4], [21, 22]]
@@ -165,15 +171,15 @@ def test_few_items_do_not_wait_for_those_of_a_request_with_many() -> None:
 def test_an_item_whose_caller_left_is_never_sent() -> None:
     async def run() -> None:
         runner = Runner()
-        coalescer = Coalescer(runner.call, 4, lambda _: None)
-        first = await queued(coalescer, [1])
+        queue = Queue(runner.call, 4)
+        first = await queued(queue, [1])
         while not runner.calls:
             await asyncio.sleep(0)
-        left, stayed = await queued(coalescer, [2, 3])
+        left, stayed = await queued(queue, [2, 3])
         left.cancel()
         runner.go.release()
         runner.go.release()
-        assert [(await task)["item"] for task in (*first, stayed)] == [1, 3]
+        assert [(await task).item for task in (*first, stayed)] == [1, 3]
         assert runner.calls == [[1], [3]]
 
     asyncio.run(run())
@@ -182,13 +188,12 @@ def test_an_item_whose_caller_left_is_never_sent() -> None:
 def test_a_call_that_fails_is_its_items_error_and_the_next_call_is_made() -> None:
     async def run() -> None:
         runner = Runner()
-        coalescer = Coalescer(runner.call, 2, lambda _: None)
-        tasks = await queued(coalescer, [12, 13, 14])
+        queue = Queue(runner.call, 2)
+        tasks = await queued(queue, [12, 13, 14])
         runner.go.release()
         runner.go.release()
         failed, also, answered = await asyncio.gather(*tasks)
-        assert failed["error"]["code"] == also["error"]["code"] == "unavailable"
-        assert failed["error"]["retryable"]
-        assert answered == {"item": 14}
+        assert failed.code == also.code == Code.UNAVAILABLE
+        assert answered.item == 14
 
     asyncio.run(run())
