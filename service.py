@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, models, preflight, shutdown, store, wire
+from vision import http, images, logs, metrics, models, preflight, shutdown, store, supervisor, wire
 from vision.app import AppFactory
 from vision.coalesce import Coalescer
 from vision.door import Door
@@ -52,6 +52,7 @@ LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pil
 log = logging.getLogger("bentoml.vision")
 tracer = trace.get_tracer("vision")
 logs.configure()
+supervisor.end_with_it()
 preflight.own_metrics_folder()
 
 # BentoML reports usage to its makers unless told not to; whoever wants that sets it to False.
@@ -137,8 +138,7 @@ class Vision:
     @staticmethod
     def check() -> None:
         """Run once, before any process is started."""
-        shutdown.keep_sockets_until_the_end()
-        os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, BentoML would not replace a runner that died
+        supervisor.install()
         preflight.check()
 
     @bentoml.on_startup
