@@ -4,8 +4,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from time import perf_counter
@@ -16,15 +15,17 @@ import bentoml
 import numpy as np
 from bentoml._internal.context import server_context
 from opentelemetry import trace
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, models, preflight, shutdown, store, supervisor, wire
+from vision import http, logs, metrics, models, preflight, shutdown, store, supervisor, wire
 from vision.app import AppFactory
 from vision.coalesce import Coalescer
+from vision.decoders import Decoders
 from vision.door import Door
 from vision.errors import Code, VisionError
 from vision.hop import Caller
@@ -102,7 +103,7 @@ class Vision:
             task: Coalescer(caller.predict, MAX_BATCH_SIZE, metrics.QUEUE_IMAGES.labels(task).set, BESIDE[task])
             for task, caller in self._callers.items()
         }
-        self._decoders = ThreadPoolExecutor(os.cpu_count())
+        self._decoders = Decoders(os.cpu_count() or 1, SETTINGS.limits(), SETTINGS.key_pixels, SETTINGS.request_seconds)
         # A call's cost grows with its pixels, and a model needs few of a photograph's.
         self._shrink: dict[Task, Shrink] = {
             task: models.load_shrink(store.folder(SETTINGS.tag(task)), task) for task in TASKS
@@ -150,6 +151,7 @@ class Vision:
     async def leave_runners(self) -> None:
         for caller in self._callers.values():
             caller.close()
+        self._decoders.close()
 
     async def readiness(self) -> dict[Task, str]:
         """Say of each runner whether it is ready, starting, unreachable, or stopping with the service."""
@@ -208,7 +210,11 @@ class Vision:
         if isinstance(image, VisionError):
             raise image
         shrink = {task: self._shrink[task] for task in tasks}
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, _pixels, image, shrink)
+
+        def pixels(picture: Image.Image, size: tuple[int, int]) -> tuple[dict[Task, Pixels], tuple[int, int]]:
+            return {task: one(picture) for task, one in shrink.items()}, size
+
+        return await self._decoders.run(http.FACTS.get().caller, image, pixels)
 
     async def _is_alive(self, task: Task) -> bool:
         try:
@@ -231,11 +237,6 @@ class Vision:
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
         self._warm = True
         log.info("ready: %s", ", ".join(f"{card['name']}:{card['version']}" for card in _cards()))
-
-
-def _pixels(data: bytes, shrink: Mapping[Task, Shrink]) -> tuple[dict[Task, Pixels], tuple[int, int]]:
-    picture, size = images.decode_reduced(data, SETTINGS.limits())
-    return {task: one(picture) for task, one in shrink.items()}, size
 
 
 def _ms(start: float, end: float) -> float:

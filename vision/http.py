@@ -36,6 +36,7 @@ class Facts:
     """What is told of a request beside its answer: in errors, in the log."""
 
     request_id: str
+    caller: str  # a key's name, or the connection's address: whoever the work is counted for; it is told nowhere
     images: int = 0
     models: list[str] = field(default_factory=list)
 

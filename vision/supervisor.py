@@ -1,7 +1,7 @@
 """The supervisor as it is wanted here: nobody commands it, every signal to end ends it in time, nothing outlives it.
 
-BentoML supervises its processes with circus. As it comes, circus takes commands from anybody on loopback, loses a signal
-that arrives while it starts or reloads, and waits a day for a process that does not end.
+BentoML supervises its processes with circus. As it comes, circus takes commands from anybody on loopback, loses a
+signal that arrives while it starts or reloads, and waits a day for a process that does not end.
 """
 
 import asyncio
@@ -46,6 +46,8 @@ def end_with_it() -> None:
 
 
 class Supervisor(Arbiter):
+    _stopping: bool
+
     def __init__(self, watchers: list[Any], **given: Any) -> None:
         on_hangup = signal.getsignal(signal.SIGHUP)
         endpoints = {"endpoint": ENDPOINT.format("commands"), "pubsub_endpoint": ENDPOINT.format("events")}
