@@ -4,8 +4,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -25,11 +24,12 @@ from vision.api import answers, openapi, requests, wire
 from vision.api.door import Door
 from vision.api.endpoints import ENDPOINTS, Endpoint, Wanted
 from vision.api.facts import FACTS
-from vision.bento import logs, preflight, shutdown
+from vision.bento import logs, preflight, shutdown, supervisor
 from vision.bento.app import TRACING, PublicService, api, bento_version, serving
 from vision.bento.hop import Caller
 from vision.bento.runners import RUNNERS
 from vision.bento.served import find, served
+from vision.core.decoders import Decoders
 from vision.core.errors import Code, VisionError
 from vision.core.look import Question, Seen, Served, look
 from vision.core.schemas import Item
@@ -40,6 +40,7 @@ LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pil
 
 log = logging.getLogger("bentoml.vision")
 logs.configure()
+supervisor.end_with_it()
 preflight.own_metrics_folder()
 
 # BentoML reports usage to its makers unless told not to; whoever wants that sets it to False.
@@ -95,7 +96,7 @@ class Vision:
         logs.configure()
         self._callers = {name: Caller(task) for name, task in TASKS.items()}
         self.models = {name: served(task, self._callers[name]) for name, task in TASKS.items()}
-        self._decoders = ThreadPoolExecutor(os.cpu_count())
+        self._decoders = Decoders(os.cpu_count() or 1, SETTINGS.limits(), SETTINGS.key_pixels, SETTINGS.request_seconds)
         self._warm = set[str]()
 
     async def answer(self, request: Request, endpoint: Endpoint) -> Response:
@@ -124,8 +125,9 @@ class Vision:
         self, image: bytes | VisionError, questions: Mapping[str, Question], among: int
     ) -> Seen | VisionError:
         """Look at a picture, and count what came of it."""
+        decode = partial(self._decoders.run, FACTS.get().caller)
         try:
-            seen = await look(image, questions, limits=SETTINGS.limits(), run=self._run, among=among)
+            seen = await look(image, questions, decode=decode, among=among)
         except Exception:
             log.exception("a picture failed")
             seen = VisionError(Code.INTERNAL, "Something failed here; the log says what.")
@@ -137,15 +139,11 @@ class Vision:
             metrics.IMAGES.labels(question.model.task.name, question.model.tag, outcome).inc()
         return seen
 
-    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
-
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
         """Run once, before any process is started."""
-        shutdown.keep_sockets_until_the_end()
-        os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, BentoML would not replace a runner that died
+        supervisor.install()
         preflight.check()
 
     @bentoml.on_startup
@@ -157,6 +155,7 @@ class Vision:
     async def leave_runners(self) -> None:
         for caller in self._callers.values():
             caller.close()
+        self._decoders.close()
 
     async def readiness(self) -> dict[str, dict[str, str]]:
         """Say of each runner and model whether it is ready, starting, unreachable, or stopping with the service."""

@@ -6,8 +6,8 @@ from typing import Any
 from benchmarks.case import Answer, Case
 from vision.bento import store
 from vision.core.errors import VisionError
-from vision.core.images import LIMITS
-from vision.core.look import MAX_BATCH, Question, decode, in_process
+from vision.core.images import decode_reduced
+from vision.core.look import MAX_BATCH, Question, in_process
 from vision.core.predictor import predict_each
 from vision.core.queues import Result
 from vision.core.schemas import Item
@@ -27,8 +27,8 @@ class Engine:
         """For a peer that goes the whole way from bytes to answers in one process."""
 
     def decode(self, data: bytes) -> Item[Any]:
-        shown, size = decode(data, {"": self._shrink}, LIMITS)
-        return Item(shown[""], size, self._options)
+        picture, size = decode_reduced(data)
+        return Item(self._shrink(picture), size, self._options)
 
     def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
         """Raises VisionError when a picture fails: only successes count."""

@@ -55,6 +55,11 @@ class _Settings(BaseSettings):
     max_pixels: int = Field(75_000_000, ge=1, le=178_000_000, description="Width times height of a picture.")
     max_side: int = Field(30_000, ge=1, description="Longer side of a picture in pixels.")
     max_aspect: float = Field(100, ge=1, description="Longer side divided by the shorter.")
+    max_pixels_per_byte: float = Field(
+        Limits.max_pixels_per_byte,
+        gt=0,
+        description="Of a picture with more than 10 megapixels; photographs have 2 to 50.",
+    )
     formats: list[Format] = Field(list(FORMATS), min_length=1, description="Formats that are decoded, a JSON list.")
 
     max_in_flight: int = Field(64, ge=1, description="Requests in work at once; more are refused with 503.")
@@ -69,6 +74,11 @@ class _Settings(BaseSettings):
     )
     key_requests_per_minute: int | None = Field(None, ge=1, description="Requests a key may send in a minute.")
     key_in_flight: int | None = Field(None, ge=1, description="Requests a key may have in work at once.")
+    key_pixels: int = Field(
+        2_400_000_000,
+        ge=1,
+        description="Pixels of large pictures that a key, or without keys an address, may have in work at once.",
+    )
     allow_anonymous: bool = Field(False, description="Serve without keys on an address that others can reach.")
 
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
@@ -76,7 +86,14 @@ class _Settings(BaseSettings):
 
     def limits(self) -> Limits:
         """What a picture may be."""
-        return Limits(self.max_image_bytes, self.max_pixels, self.max_side, self.max_aspect, self.formats)
+        return Limits(
+            self.max_image_bytes,
+            self.max_pixels,
+            self.max_side,
+            self.max_aspect,
+            self.formats,
+            self.max_pixels_per_byte,
+        )
 
     def models(self, task: str) -> list[str]:
         """The store tags of a task's models, the default first."""

@@ -85,8 +85,20 @@ def webp_canvas() -> bytes:
 
 
 def plain(mode: str, format: str = "PNG", **options: object) -> Callable[[], bytes]:
-    """A valid picture of 74 megapixels."""
+    """A valid picture of 74 megapixels, all in one colour."""
     return lambda: encoded(Image.new(mode, (SIDE, SIDE)), format, **options)
+
+
+def valid(mode: str, format: str = "PNG", **options: object) -> Callable[[], bytes]:
+    """The same with noise in a corner, so that it has bytes enough for its pixels."""
+
+    def make() -> bytes:
+        picture = Image.new(mode, (SIDE, SIDE))
+        noise = Image.frombytes("L", (1000, 1000), Random(0).randbytes(1_000_000))
+        picture.paste(noise.convert("I").convert(mode) if mode == "I;16" else noise.convert(mode))
+        return encoded(picture, format, **options)
+
+    return make
 
 
 EXIF = b"MM\0*\0\0\0\x08"
@@ -140,20 +152,23 @@ BOMBS: dict[str, Bomb] = {
     "10,000 frames of GIF": Bomb(lambda: animation("GIF", 10_000), "ok"),
     "1,000 frames of PNG": Bomb(lambda: animation("PNG", 1000), "ok"),
     "1,000 frames of WebP": Bomb(lambda: animation("WEBP", 1000), "ok"),
-    "a 1-bit PNG of 74 megapixels": Bomb(plain("1"), "ok"),
+    "a 1-bit PNG of 74 megapixels": Bomb(plain("1"), "too_many_pixels"),
+    "a PNG of 74 megapixels in one colour": Bomb(plain("RGB"), "too_many_pixels"),
+    "a WebP of 74 megapixels in one colour": Bomb(plain("RGB", "WEBP", lossless=True), "too_many_pixels"),
+    "an AVIF of 64 x 64 that claims 74 megapixels": Bomb(
+        lambda: claims(encoded(Image.new("RGB", (64, 64)), "AVIF"), b"ispe\0\0\0\0", SIDE, SIDE, ">II"),
+        "too_many_pixels",
+    ),
 }
 
 LARGE: dict[str, Bomb] = {
-    "a PNG of 74 megapixels, grey and alpha": Bomb(plain("LA"), "ok"),
-    "a PNG of 74 megapixels, RGBA": Bomb(plain("RGBA"), "ok"),
-    "a PNG of 74 megapixels, 16 bit": Bomb(plain("I;16"), "ok"),
-    "a JPEG of 74 megapixels": Bomb(plain("RGB", "JPEG"), "ok"),
-    "a JPEG of 74 megapixels, progressive": Bomb(plain("RGB", "JPEG", progressive=True), "ok"),
-    "a JPEG of 74 megapixels, CMYK": Bomb(plain("CMYK", "JPEG"), "ok"),
-    "a WebP of 74 megapixels": Bomb(plain("RGB", "WEBP"), "ok"),
-    "a GIF of 74 megapixels": Bomb(plain("L", "GIF"), "ok"),
-    "an AVIF of 64 x 64 that claims 74 megapixels": Bomb(
-        lambda: claims(encoded(Image.new("RGB", (64, 64)), "AVIF"), b"ispe\0\0\0\0", SIDE, SIDE, ">II"), "ok"
-    ),
+    "a PNG of 74 megapixels, grey and alpha": Bomb(valid("LA"), "ok"),
+    "a PNG of 74 megapixels, RGBA": Bomb(valid("RGBA"), "ok"),
+    "a PNG of 74 megapixels, 16 bit": Bomb(valid("I;16"), "ok"),
+    "a JPEG of 74 megapixels": Bomb(valid("RGB", "JPEG"), "ok"),
+    "a JPEG of 74 megapixels, progressive": Bomb(valid("RGB", "JPEG", progressive=True), "ok"),
+    "a JPEG of 74 megapixels, CMYK": Bomb(valid("CMYK", "JPEG"), "ok"),
+    "a WebP of 74 megapixels": Bomb(valid("RGB", "WEBP"), "ok"),
+    "a GIF of 74 megapixels": Bomb(valid("L", "GIF"), "ok"),
 }
 """Valid, only large: they may cost what they must; `make fuzz` says how much."""

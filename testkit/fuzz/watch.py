@@ -34,7 +34,8 @@ def processes(url: str) -> list[psutil.Process]:
 
 
 def pids(url: str) -> set[int]:
-    return {process.pid for process in processes(url)}
+    """Of the processes that live as long as the server; a decoder's is started when it is needed."""
+    return {process.pid for process in processes(url) if "vision.core.decode_process" not in process.cmdline()}
 
 
 class Growth:
@@ -46,10 +47,10 @@ class Growth:
 @contextmanager
 def growth(url: str) -> Iterator[Growth]:
     """Watch the memory of a server's processes for as long as the block runs."""
-    watched, found, done = processes(url), Growth(), threading.Event()
+    found, done = Growth(), threading.Event()
 
     def resident() -> float:
-        return sum(process.memory_info().rss for process in watched) / 1e6
+        return sum(process.memory_info().rss for process in processes(url)) / 1e6
 
     baseline = resident()
 

@@ -84,7 +84,8 @@ class Visit:
         self._receive, self._send = receive, send
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
-        self.facts = Facts(given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid4().hex)
+        request_id = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid4().hex
+        self.facts = Facts(request_id, caller=(scope.get("client") or ("",))[0])
         self.start = perf_counter()
         self.route = _route(scope["path"])
         self.key: str | None = None
@@ -104,6 +105,7 @@ class Visit:
             raise VisionError(Code.METHOD_NOT_ALLOWED, f"{path} does not take {method}.")
         if self.route in BEHIND_KEYS:
             self.key = self.door.keys.name(self.headers.get("authorization"))
+            self.facts.caller = self.key or self.facts.caller
         if self.route not in ENDPOINTS:
             self.complete.set()
             return
@@ -229,13 +231,14 @@ class Visit:
         if route in QUIET:
             return
         ms = round(seconds * 1000, 1)
+        told = {name: value for name, value in vars(self.facts).items() if name != "caller"}
         log.info(
             "%s %s in %s ms, request %s",
             route,
             self.status,
             ms,
             self.facts.request_id,
-            extra={**vars(self.facts), "route": route, "status": self.status, "ms": ms, "key": self.key},
+            extra={**told, "route": route, "status": self.status, "ms": ms, "key": self.key},
         )
 
 

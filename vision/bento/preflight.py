@@ -30,6 +30,8 @@ def check() -> None:
     """Check the options of `bentoml serve` and the models. Raises BentoMLException, which ends the start."""
     context = click.get_current_context(silent=True)
     options: dict[str, Any] = context.params if context else {}
+    if options.get("reload"):
+        raise BentoMLException("--reload is not to be had here: end the service and start it again.")
     _check_address(options.get("host") or "127.0.0.1", options.get("port") or 3000)
     _check_certificate(options)
     _check_models()

@@ -1,7 +1,6 @@
 """SIGTERM without a lost request: readiness goes first, accepted requests finish, runners leave last.
 
-BentoML tells all processes to stop at once and removes the runners' sockets before: a request that still has to ask a
-runner would fail.
+BentoML tells all processes to stop at once: a request that still has to ask a runner would fail.
 """
 
 import asyncio
@@ -13,29 +12,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic, sleep
 from types import FrameType
 from typing import IO, Any
 
-from bentoml._internal.utils import circus
-
-from vision.bento import hop, insides
+from vision.bento import hop
+from vision.settings import SETTINGS
 
 UVICORN_STOPS = 0.5
 """Seconds within which uvicorn has stopped accepting: it looks for its signal every 0.1 s."""
 
+GRACE_SECONDS = SETTINGS.drain_seconds + SETTINGS.request_seconds + 10
+"""From SIGTERM to the end of all processes at the latest."""
+
+WORKER_SECONDS = GRACE_SECONDS - 5
+"""From SIGTERM until a process that has not ended is killed."""
+
 DRAINING = Event()
 """Set in the public process from SIGTERM on."""
-
-
-def keep_sockets_until_the_end() -> None:
-    """In the supervisor: let BentoML clean up after the processes have ended, not before."""
-
-    def stop(arbiter: circus.Arbiter) -> Any:
-        stopped = super(circus.Arbiter, arbiter).stop()
-        stopped.add_done_callback(lambda _: arbiter.exit_stack.close())
-        return stopped
-
-    insides.replace(circus.Arbiter, "stop", stop)
 
 
 def drain_first(seconds: float) -> IO[str]:
@@ -59,14 +53,14 @@ def drain_first(seconds: float) -> IO[str]:
 
 
 def leave_last() -> None:
-    """In a runner: on SIGTERM go on until no public process is left."""
+    """In a runner: on SIGTERM go on until no public process is left, or it is time."""
     loop = asyncio.get_running_loop()
     lock_file = _lock_file()
 
     def wait(stop: Callable[[], None]) -> None:
-        if lock_file.exists():
-            with lock_file.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # granted when the last holder has ended, however it did
+        latest = monotonic() + WORKER_SECONDS
+        while monotonic() < latest and _is_locked(lock_file):
+            sleep(0.1)
         loop.call_soon_threadsafe(stop)
 
     _on_sigterm(lambda stop: Thread(target=wait, args=[stop], daemon=True).start())
@@ -80,6 +74,18 @@ def _on_sigterm(then: Callable[[Callable[[], None]], None]) -> None:
         then(lambda: before(number, frame))
 
     signal.signal(signal.SIGTERM, handle)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a public process lives: when it ends, however it does, its lock goes."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _lock_file() -> Path:

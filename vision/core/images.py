@@ -3,10 +3,8 @@
 import io
 import logging
 import re
-import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,10 +29,14 @@ MAX_SCANS, MAX_SEGMENTS, MAX_FILL = 100, 2_000, 65_536
 
 MAX_RUN_LENGTH_PIXELS = 2_000_000
 
-LARGE_PIXELS = 25_000_000
-"""Larger pictures are decoded one at a time: 75 megapixels may take a gigabyte meanwhile."""
+FEW_PIXELS = 10_000_000
+"""Up to which a picture may be as flat as it likes."""
 
-_LARGE = threading.Lock()
+SECONDS_A_PIXEL = 8e-9
+"""What decoding takes of a JPEG that is baseline and reduced meanwhile."""
+
+OTHERS, RUN_LENGTHS, SCAN = 4, 60, 0.3
+"""How many times that other formats and run-length BMPs take; what each further scan of a JPEG adds."""
 
 # A JPEG's markers, but for those without a length; in pixel data a stuffed zero follows each 0xff.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -55,9 +57,19 @@ class Limits:
     max_side: int = 30_000
     max_aspect: float = 100
     formats: Sequence[Format] = FORMATS
+    max_pixels_per_byte: float = 200
+    """Of pictures with more than FEW_PIXELS: 38 bytes can say 74 megapixels of one colour, photographs have 2 to 50."""
 
 
 LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture says before its pixels: how many there are, and what decoding them will take, in seconds."""
+
+    pixels: int
+    seconds: float
 
 
 def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
@@ -68,7 +80,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     Raises VisionError: empty_image, image_too_large (bytes), unsupported_format, too_many_pixels, bad_dimensions
     (these two read from the header) or undecodable_image.
     """
-    return _decode(data, limits, None)[0]
+    return _load(_open(data, limits)[0], None)[0]
 
 
 def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, tuple[int, int]]:
@@ -78,10 +90,17 @@ def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, t
     as far as the inverse transform gives fewer pixels for less work (by 2, 4 or 8), the rest by averaging. Models
     resize from there once. That is nearer to what they answer about all pixels than resizing twice.
     """
-    return _decode(data, limits, ENOUGH)
+    return _load(_open(data, limits)[0], ENOUGH)
 
 
-def _decode(data: bytes, limits: Limits, least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def decode_cheap(data: bytes, limits: Limits, seconds: float) -> tuple[Image.Image, tuple[int, int]] | Header:
+    """As decode_reduced(), but return the Header of a picture whose decoding will take longer than `seconds`."""
+    image, header = _open(data, limits)
+    return header if header.seconds > seconds else _load(image, ENOUGH)
+
+
+def _open(data: bytes, limits: Limits) -> tuple[Image.Image, Header]:
+    """Check all that can be checked before pixels are decoded."""
     if not data:
         raise VisionError(Code.EMPTY_IMAGE, "The picture has no bytes.")
     if len(data) > limits.max_bytes:
@@ -89,29 +108,41 @@ def _decode(data: bytes, limits: Limits, least: int | None) -> tuple[Image.Image
             Code.IMAGE_TOO_LARGE,
             f"The picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. Send a smaller one.",
         )
-    if data.startswith(b"\xff\xd8"):
-        _check_jpeg(data)
-    image = _open(data, limits.formats)
-    width, height = image.size
+    scans = _check_jpeg(data) if data.startswith(b"\xff\xd8") else 0
+    image = _identify(data, limits.formats)
     _check_size(image.size, limits)
-    _check_run_lengths(image)
+    pixels = image.width * image.height
+    if pixels > max(FEW_PIXELS, len(data) * limits.max_pixels_per_byte):
+        raise VisionError(
+            Code.TOO_MANY_PIXELS,
+            f"The picture has {pixels:,} pixels in {len(data):,} bytes; beyond {FEW_PIXELS:,} pixels, "
+            f"at most {limits.max_pixels_per_byte:g} a byte are taken. Send a smaller one.",
+        )
+    if _has_run_lengths(image):
+        times: float = RUN_LENGTHS
+    else:
+        times = 1 + SCAN * (scans - 1) if image.format == "JPEG" else OTHERS
+    return image, Header(pixels, pixels * times * SECONDS_A_PIXEL)
+
+
+def _load(image: Image.Image, least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    width, height = image.size
     try:
-        with _LARGE if width * height > LARGE_PIXELS else nullcontext():
-            if least:
-                scale = max(1, max(image.size) // least)
-                image.draft(None, (width // scale, height // scale))  # does something to a JPEG only
-            image.load()
-            turned = _orient(image)
-            image = _to_rgb(image)
-            if least and (factor := max(image.size) // least) > 1:
-                image = image.reduce(factor)
-            return image, (height, width) if turned else (width, height)
+        if least:
+            scale = max(1, max(image.size) // least)
+            image.draft(None, (width // scale, height // scale))  # does something to a JPEG only
+        image.load()
+        turned = _orient(image)
+        image = _to_rgb(image)
+        if least and (factor := max(image.size) // least) > 1:
+            image = image.reduce(factor)
     except Exception as error:
         # Decoders raise nearly every type for broken input; each is the picture's failure, not ours.
         log.info("undecodable %s: %s", image.format, type(error).__name__)
         raise VisionError(
             Code.UNDECODABLE_IMAGE, f"The {image.format} picture is broken or cut short; send it again in full."
         ) from error
+    return image, (height, width) if turned else (width, height)
 
 
 def shrink(image: Image.Image) -> Pixels:
@@ -137,8 +168,9 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
         )
 
 
-def _check_jpeg(data: bytes) -> None:
-    """Refuse a JPEG whose few bytes take minutes: a scan is a pass over all pixels, a segment is read in Python."""
+def _check_jpeg(data: bytes) -> int:
+    """Return the number of scans. Refuse a JPEG whose few bytes take minutes: a scan is a pass over all pixels, a
+    segment is read in Python."""
     scans = segments = 0
     at = 2
     while (marker := _MARKER.search(data, at)) and data[marker.end() - 1] != 0xD9:
@@ -149,18 +181,20 @@ def _check_jpeg(data: bytes) -> None:
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
     if not scans:
         raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has no pixels; send it again in full.")
+    return scans
 
 
-def _check_run_lengths(image: Image.Image) -> None:
-    """Refuse a large BMP with run lengths, which Pillow decodes in Python."""
+def _has_run_lengths(image: Image.Image) -> bool:
+    """Whether it is a BMP that Pillow decodes in Python; refuse a large one."""
     run_lengths = image.format == "BMP" and image.info.get("compression") in (1, 2)
     if run_lengths and image.width * image.height > MAX_RUN_LENGTH_PIXELS:
         raise VisionError(
             Code.TOO_MANY_PIXELS, f"A run-length BMP may have {MAX_RUN_LENGTH_PIXELS:,} pixels; send a PNG or JPEG."
         )
+    return run_lengths
 
 
-def _open(data: bytes, formats: Sequence[Format]) -> Image.Image:
+def _identify(data: bytes, formats: Sequence[Format]) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=tuple(formats))
     except Image.DecompressionBombError as error:

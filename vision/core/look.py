@@ -7,11 +7,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from opentelemetry import trace
+from PIL import Image
 
 from vision.core import images
 from vision.core.errors import VisionError
@@ -25,8 +27,11 @@ from vision.core.task import Task
 MAX_BATCH = 16
 """Pictures that a model is given at once, at most."""
 
-Run = Callable[..., Awaitable[Any]]
-"""Runs a function with its arguments beside the event loop, as asyncio.to_thread does."""
+Use = Callable[[Image.Image, tuple[int, int]], Any]
+"""What is to become of a picture, reduced as images.decode_reduced() does it, and of its size in full."""
+
+Decode = Callable[[bytes, Use], Awaitable[Any]]
+"""Decodes a picture and uses it, beside the event loop. Raises VisionError."""
 
 tracer = trace.get_tracer("vision")
 
@@ -66,12 +71,22 @@ class Seen:
     ms: dict[str, float]
 
 
+async def decode_in_thread(data: bytes, use: Use, limits: Limits = LIMITS) -> Any:
+    return await asyncio.to_thread(lambda: use(*images.decode_reduced(data, limits)))
+
+
+def show(
+    shrinks: Mapping[str, Shrink], picture: Image.Image, size: tuple[int, int]
+) -> tuple[dict[str, Pixels], tuple[int, int]]:
+    """Return the pixels that each model needs of a picture, and its size in full."""
+    return {word: shrink(picture) for word, shrink in shrinks.items()}, size
+
+
 async def look(
     image: bytes | VisionError,
     questions: Mapping[str, Question],
     *,
-    limits: Limits = LIMITS,
-    run: Run = asyncio.to_thread,
+    decode: Decode = decode_in_thread,
     among: int = 1,
 ) -> Seen | VisionError:
     """Ask `questions` about a picture. `among` is how many pictures came with it, itself included.
@@ -80,9 +95,10 @@ async def look(
     """
     if isinstance(image, VisionError):
         return image
+    shrinks = {word: asked.model.shrink for word, asked in questions.items()}
     start = perf_counter()
     try:
-        shown, size = await run(decode, image, {word: asked.model.shrink for word, asked in questions.items()}, limits)
+        shown, size = await decode(image, partial(show, shrinks))
     except VisionError as error:
         return error
     decoded = perf_counter()
@@ -106,7 +122,7 @@ async def look_through(
     pictures: Iterable[bytes | VisionError],
     questions: Mapping[str, Question],
     *,
-    limits: Limits = LIMITS,
+    decode: Decode = decode_in_thread,
     at_once: int = 2 * MAX_BATCH,
 ) -> AsyncIterator[Seen | VisionError]:
     """Look at many pictures, `at_once` of them in work, and yield what is seen in their order."""
@@ -114,7 +130,7 @@ async def look_through(
     for picture in pictures:
         if len(ahead) == at_once:
             yield await ahead.popleft()
-        ahead.append(asyncio.create_task(look(picture, questions, limits=limits, among=at_once)))
+        ahead.append(asyncio.create_task(look(picture, questions, decode=decode, among=at_once)))
     while ahead:
         yield await ahead.popleft()
 
@@ -126,12 +142,6 @@ def in_process(task: Task, model: Predictor, folder: Path) -> Served:
         return await asyncio.to_thread(predict_each, model, items)
 
     return Served(task, model.card, task.load_shrink(folder), Queue(call, MAX_BATCH))
-
-
-def decode(data: bytes, shrinks: Mapping[str, Shrink], limits: Limits) -> tuple[dict[str, Pixels], tuple[int, int]]:
-    """Return the pixels that each model needs of a picture, and its (width, height). Raises VisionError."""
-    picture, size = images.decode_reduced(data, limits)
-    return {word: shrink(picture) for word, shrink in shrinks.items()}, size
 
 
 def _ms(start: float, end: float) -> float:

@@ -1,0 +1,83 @@
+"""The supervisor as it is wanted here: nobody commands it, every signal to end ends it in time, nothing outlives it.
+
+BentoML supervises its processes with circus. As it comes, circus takes commands from anybody on loopback, loses a
+signal that arrives while it starts or reloads, and waits a day for a process that does not end.
+"""
+
+import asyncio
+import ctypes
+import math
+import os
+import signal
+import sys
+from typing import Any
+
+from bentoml._internal.utils import circus
+from bentoml._internal.utils.circus import Arbiter
+
+from vision.bento import insides
+from vision.bento.shutdown import GRACE_SECONDS, WORKER_SECONDS
+
+ENDPOINT = "inproc://circus-{}"
+"""Where circus takes commands and tells events: inside its own process, so from nobody."""
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): which signal this process gets when its parent ends."""
+
+PID = "_VISION_SUPERVISOR"
+
+
+def install() -> None:
+    """In the process that will be the supervisor: let BentoML use this one."""
+    os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, BentoML would not replace a runner that died
+    os.environ.pop("BENTOML_NO_UDS", None)  # with it, runners would listen on TCP ports
+    os.environ[PID] = str(os.getpid())
+    insides.replace(circus, "Arbiter", Supervisor)
+
+
+def end_with_it() -> None:
+    """In a process that it started: end when the supervisor does, however it does. Does nothing elsewhere."""
+    supervisor = os.environ.get(PID)
+    if supervisor is None:
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+    if os.getppid() != int(supervisor):
+        sys.exit("The supervisor has ended.")
+
+
+class Supervisor(Arbiter):
+    _stopping: bool
+
+    def __init__(self, watchers: list[Any], **given: Any) -> None:
+        on_hangup = signal.getsignal(signal.SIGHUP)
+        endpoints = {"endpoint": ENDPOINT.format("commands"), "pubsub_endpoint": ENDPOINT.format("events")}
+        super().__init__(watchers, **{**given, **endpoints})
+        for watcher in watchers:
+            watcher.graceful_timeout = WORKER_SECONDS
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._end_in_time())
+        if on_hangup is signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def start(self, cb: Any = None) -> None:
+        """Run until the end; remove the processes' sockets then, not before as BentoML does."""
+        try:
+            super().start(cb)
+        finally:
+            self.exit_stack.close()
+
+    def stop(self) -> Any:
+        return super(Arbiter, self).stop()
+
+    def _end_in_time(self) -> None:
+        """On a signal: end, however often it comes and whatever goes on."""
+        if not self._stopping:
+            self._stopping = True  # nothing is started from here on
+            signal.alarm(math.ceil(GRACE_SECONDS))  # which ends this process without a word, and the others with it
+            self.loop.add_callback_from_signal(self._end)
+
+    async def _end(self) -> None:
+        while self._exclusive_running_command:  # circus refuses to stop while it starts or replaces a process
+            await asyncio.sleep(0.05)
+        await self.stop()
