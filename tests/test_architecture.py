@@ -1,76 +1,112 @@
-"""Who may import whom, as the house is drawn, and what must never be imported."""
+"""Who may import whom: a row for each file of the product, and what no row may say."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from testkit.servers import ROOT
 
-FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "vision/models": (
-        "bentoml",
-        "_bentoml_sdk",
-        "starlette",
-        "vision.http",
-        "vision.runners",
-        "vision.store",
-        "service",
-    ),
-    "vision/models/engine.py": ("transformers", "vision.schemas", "vision.store"),
-    "vision/models/classifier.py": ("torch", "transformers"),
-    "vision/models/captioner.py": ("torch", "transformers"),
-    "vision/tasks/captioning/beam_search.py": ("torch", "transformers", "vision.schemas"),
-    "vision/models/detector.py": ("torch", "transformers"),
-    "vision/models/nanodet.py": ("torch", "transformers"),
-    "vision/models/pixels.py": ("torch", "transformers", "cv2"),
-    "vision/models/yolo.py": ("torch", "transformers", "ultralytics"),
-    "vision/images.py": ("bentoml", "starlette", "torch", "transformers", "vision.http", "vision.store", "service"),
-    "vision/core/schemas.py": ("bentoml", "starlette", "torch", "vision.images", "vision.http", "service"),
-    "vision/errors.py": ("bentoml", "starlette", "torch", "pydantic", "vision", "service"),
-    "vision/settings.py": ("bentoml", "starlette", "torch", "vision.http", "service"),
-    "vision/store.py": ("starlette", "torch", "vision.http", "vision.models", "service"),
-    "vision/http.py": ("torch", "transformers", "vision.models", "vision.runners", "vision.store", "service"),
-    "vision/door.py": ("torch", "vision.images", "vision.models", "vision.runners", "vision.store", "service"),
-    "vision/wire.py": ("bentoml", "torch", "vision.http", "vision.door", "vision.runners", "service"),
-    "vision/keys.py": ("bentoml", "starlette", "vision.http", "service"),
-    "vision/decoders.py": ("bentoml", "starlette", "torch", "vision.settings", "vision.http", "service"),
-    "vision/decode_process.py": ("bentoml", "starlette", "torch", "vision.settings", "vision.http", "service"),
-    "vision/supervisor.py": ("starlette", "torch", "vision.http", "vision.door", "service"),
-    "vision/coalesce.py": ("bentoml", "starlette", "torch", "vision.http", "vision.runners", "service"),
-    "vision/bento/hop.py": ("bentoml", "starlette", "torch", "vision.http", "vision.door", "vision.runners", "service"),
-    "vision/openapi.py": ("torch", "transformers", "vision.models", "vision.runners", "service"),
-    "vision/bento/runners.py": ("starlette", "vision.http", "service"),
-    "train_and_save": ("starlette", "vision.http", "vision.runners", "service"),
-    "service.py": ("torch", "transformers"),
-    "": ("pickle", "requests", "urllib.request"),
+ALLOWED = (ROOT / "tests" / "architecture.txt").read_text()
+"""A row for each file: what it imports of the product, by room, and of packages, by name; late imports count, too."""
+
+NEVER = {
+    # of every file
+    "": "pickle requests urllib.request service tests testkit benchmarks",
+    "vision/core/": "tasks bento api settings metrics train_and_save bentoml circus starlette uvicorn",
+    "vision/tasks/": "bento api settings metrics train_and_save bentoml circus starlette uvicorn",
+    "vision/bento/": "api train_and_save torch transformers",
+    "vision/api/": "train_and_save bentoml circus torch transformers openvino",
+    "vision/settings.py": "bento api metrics train_and_save bentoml starlette",
+    "train_and_save/": "api starlette",
+    "service.py": "train_and_save circus torch transformers openvino uvicorn",
 }
+"""What a row may not say, by the place that it is in."""
+
+EXCEPT = {"vision/api/wire.py": "uvicorn"}
+
+SPECS = "vision/tasks/*/spec.py"
+"""Words only: every process reads them."""
 
 
-def imports(file: Path) -> set[str]:
+def product() -> Iterator[Path]:
+    yield ROOT / "service.py"
+    for place in ("vision", "train_and_save"):
+        yield from sorted((ROOT / place).rglob("*.py"))
+
+
+def imports(file: Path, late: bool = True) -> set[str]:
+    """Full names of what a file imports; without late ones, what it imports when it is itself imported."""
+    tree = ast.parse(file.read_text())
+    nodes = ast.walk(tree) if late else iter(tree.body)
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("room", FORBIDDEN)
-def test_a_room_imports_only_what_it_may(room: str) -> None:
-    place = ROOT / room
-    product = [ROOT / "service.py", *(ROOT / "vision").rglob("*.py"), *(ROOT / "train_and_save").rglob("*.py")]
-    files = [file for file in product if file == place or place in file.parents]
-    assert files
-    for file in files:
-        for name in imports(file):
-            for forbidden in FORBIDDEN[room]:
-                assert name != forbidden, f"{file} imports {name}"
-                assert not name.startswith(f"{forbidden}."), f"{file} imports {name}"
+def word(name: str) -> str | None:
+    """A row's word for an import: a room of the product, or a package; None for Python's own."""
+    first, *rest = name.split(".")
+    if first == "vision" and rest:
+        return rest[0]
+    if first in ("_bentoml_sdk", "_bentoml_impl"):
+        return "bentoml"
+    if first == "bentoml" and "circus" in rest:
+        return "circus"
+    if first == "urllib" and rest[:1] == ["request"]:
+        return "urllib.request"
+    if first in sys.stdlib_module_names and first != "pickle":
+        return None
+    return first
+
+
+def rows() -> dict[str, set[str]]:
+    return {str(file.relative_to(ROOT)): {one for name in imports(file) if (one := word(name))} for file in product()}
+
+
+def test_each_file_imports_what_its_row_says() -> None:
+    """To write the rows again: python -m tests.test_architecture > tests/architecture.txt; reviewers read the diff."""
+    assert as_text(rows()) == ALLOWED
+
+
+@pytest.mark.parametrize("place", NEVER)
+def test_no_row_says_what_its_place_forbids(place: str) -> None:
+    for file, said in rows().items():
+        if file.startswith(place):
+            assert not said & set(NEVER[place].split()) - {EXCEPT.get(file)}, file
+
+
+def test_the_words_of_a_task_load_no_library() -> None:
+    for file in ROOT.glob(SPECS):
+        known = {one for name in imports(file, late=False) if (one := word(name))}
+        assert known == {"core", "pydantic"}, file
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in product()
+    }
+    graph = {
+        module: {one for name in imports(file, late=False) for one in (name, name.rpartition(".")[0]) if one in files}
+        for module, file in files.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {error.args[1]}")
+
+
+def as_text(said: dict[str, set[str]]) -> str:
+    return "".join(f"{file}: {' '.join(sorted(words))}".rstrip() + "\n" for file, words in said.items())
 
 
 def test_the_public_process_and_a_start_with_saved_models_load_no_torch(home: Path) -> None:
@@ -106,3 +142,7 @@ print([name for name in ("torch", "torchvision", "transformers", "timm") if name
             [sys.executable, "-W", "ignore", "-c", code, folder], cwd=ROOT, check=True, capture_output=True, text=True
         )
         assert run.stdout.strip() == "[]"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_text(rows()))
