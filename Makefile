@@ -10,7 +10,7 @@ CASES ?= starters
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image image-cpu test test-hub test-image test-proxy fuzz soak bench train lint lock sbom
+.PHONY: help serve bento image image-cpu test test-fast test-hub test-image test-proxy fuzz soak bench train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,14 @@ image:  ## put the Bento into a container image, vision:latest (BACKEND=docker, 
 image-cpu:  ## the same for machines without a GPU, a third as large: vision:cpu
 	@$(MAKE) --no-print-directory image BENTOFILE=deploy/image/bentofile-cpu.yaml IMAGE=vision:cpu
 
-test: .venv/dev.stamp lint  ## lint, types and every test
-	$(BIN)/pytest
+test: .venv/dev.stamp lint  ## lint, types and every test; how much of the code they ran, in all processes
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+test-fast: .venv/dev.stamp  ## the tests that need no server and no saved model, under a minute
+	$(BIN)/pytest -m "not served"
 
 test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals
 	FULL=1 $(BIN)/pytest tests/test_hub.py

@@ -13,6 +13,12 @@ from testkit.photographs import SHARED
 from testkit.servers import OFFLINE, ROOT, Served, served
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "home" in item.fixturenames:
+            item.add_marker("served")
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BENTOML_HOME with the starters in its model store, saved by the command that users call."""
