@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, logs, metrics, models, preflight, shutdown, store, supervisor, wire
+from vision import http, logs, metrics, models, page, preflight, shutdown, store, supervisor, wire
 from vision.app import AppFactory
 from vision.coalesce import Coalescer
 from vision.decoders import Decoders
@@ -69,7 +69,7 @@ class VisionService(DocumentedService):
         factory = AppFactory(self, is_main=is_main)
         factory.timeout = None  # its timeout goes on with the work and swallows exceptions; the door keeps time
         app = factory()
-        app.router.routes[:0] = [Route(path, page) for path, page in PAGES.items()]
+        app.router.routes[:0] = [*page.routes(), *(Route(path, answer) for path, answer in PAGES.items())]
         return Door(app)
 
 

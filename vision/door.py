@@ -10,7 +10,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vision import metrics
+from vision import metrics, page
 from vision.errors import RETRY_AFTER, Code, VisionError
 from vision.http import ERROR_CODE, FACTS, Facts, refusal
 from vision.keys import Keys
@@ -19,8 +19,7 @@ from vision.shutdown import DRAINING
 
 ENDPOINTS = ("/classify", "/caption", "/detect", "/analyze")
 QUIET = ("/livez", "/readyz", "/metrics")
-PAGES = (*QUIET, "/healthz", "/models", "/version", "/docs.json", "/schema.json", "/")
-STATIC = "/static_content"
+PAGES = (*QUIET, "/healthz", "/models", "/version", "/docs.json", "/schema.json", *page.FILES)
 BEHIND_KEYS = (*ENDPOINTS, "/models")
 MEDIA_TYPES = ("multipart/form-data", "application/json")
 
@@ -242,9 +241,7 @@ class Visit:
 
 
 def _route(path: str) -> str | None:
-    if path in ENDPOINTS or path in PAGES:
-        return path
-    return STATIC if path.startswith(STATIC + "/") else None
+    return path if path in ENDPOINTS or path in PAGES else None
 
 
 def _methods(route: str) -> tuple[str, ...]:

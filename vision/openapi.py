@@ -8,6 +8,7 @@ from _bentoml_sdk import Service
 from bentoml._internal.service.openapi.specification import OpenAPISpecification
 from pydantic.json_schema import models_json_schema
 
+import vision
 from vision.errors import KINDS, RETRY_AFTER, Code, VisionError
 from vision.schemas import (
     AnalyzeOptions,
@@ -35,6 +36,8 @@ NOT_FROM_ENDPOINTS = (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED)
 KEY: list[dict[str, list[str]]] = [{}, {"key": []}]  # needed only where the operator set keys
 
 
+ABOUT = "Looks at pictures: which class, what a sentence would say, which objects and where."
+
 Schema = dict[str, Any]
 
 
@@ -48,6 +51,7 @@ class Document(OpenAPISpecification):
     def asdict(self) -> Schema:
         document = super().asdict()
         paths, schemas = document.pop("our_paths"), document.pop("our_schemas")
+        document["info"] = {"title": "vision", "version": vision.__version__, "description": ABOUT}
         components = {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
         return {**document, "paths": {**document["paths"], **paths}, "components": components}
 
