@@ -7,6 +7,8 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram, mmap_dict, values
 
+from vision import logs
+
 log = logging.getLogger("bentoml.vision")
 
 
@@ -46,6 +48,7 @@ class Samples(mmap_dict.MmapedDict):
     def _in_memory(cls, error: OSError) -> str:
         """Return a file that is on no disk."""
         if not cls.is_told:
+            logs.configure()  # the first metrics are made while modules are imported
             log.warning("metrics of process %d are lost from here on: %s", os.getpid(), error.strerror)
             cls.is_told = True
         return f"/proc/self/fd/{os.memfd_create('samples')}"
