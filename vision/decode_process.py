@@ -5,8 +5,10 @@ public process would do nothing else. A call and its answer are a line of JSON e
 pixels, lie in memory that both have open.
 """
 
+import ctypes
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +22,9 @@ from PIL import Image
 
 from vision.errors import Code, VisionError
 from vision.images import Limits, decode_reduced
+
+KEPT_BYTES, IDLE_SECONDS = 1 << 30, 5
+"""What the allocator keeps from one picture to the next, else it gets it again page by page; until nobody asks."""
 
 COMMAND = (sys.executable, "-W", "ignore", "-m", "vision.decode_process")
 
@@ -69,6 +74,7 @@ class DecodeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[self._memory],
+            env={**os.environ, "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES)},
         )
 
     def _end(self) -> None:
@@ -85,8 +91,12 @@ class DecodeProcess:
 def main() -> None:
     """Answer until the pipe ends, which it does with the process that holds its other end."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all; accepted requests still need it
-    memory = int(sys.argv[1])
-    for line in sys.stdin:
+    memory, allocator = int(sys.argv[1]), ctypes.CDLL(None)
+    while True:
+        if not select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
+            allocator.malloc_trim(0)
+        if not (line := sys.stdin.readline()):
+            return
         length, limits = json.loads(line)
         told = _answer(memory, os.pread(memory, length, 0), Limits(**limits))
         with suppress(BrokenPipeError):  # nobody waits any more; the loop ends next
