@@ -125,13 +125,13 @@ class Lane:
 
 
 class Decoders:
-    """Decodes pictures of many callers: cheap ones in threads, others in processes of lower priority."""
+    """Decodes pictures of many callers: cheap ones and JPEGs in threads, other large ones in processes of their own."""
 
     def __init__(self, places: int, limits: Limits, pixels: int, seconds: float) -> None:
         """`pixels` of dear pictures a caller may have in work; no picture may take longer than `seconds`."""
         self._limits, self._most, self._seconds = limits, pixels, seconds
         self._cheap, self._dear, self._huge = Lane(places), Lane(places), Lane(1)
-        self._own = local()  # each thread of the two latter has a process
+        self._own = local()  # each thread of the two latter has a process once it needs one
         self._processes: list[DecodeProcess] = []
         self._pixels: dict[str, int] = {}
 
