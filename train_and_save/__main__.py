@@ -21,6 +21,10 @@ def main() -> None:
     # Nothing is fetched but through the hub client; what a user can mend is said by us, in one line.
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "TRANSFORMERS_VERBOSITY": "error"}
     try:
+        store.check_home()
+    except ValueError as error:
+        sys.exit(str(error))
+    try:
         arguments.run(arguments)
     except UserError as error:
         sys.exit(f"{arguments.command}: {error}")

@@ -1,6 +1,60 @@
 """Prometheus metrics of the service, beside BentoML's own on /metrics. Every label has few values, known beforehand."""
 
-from prometheus_client import Counter, Gauge, Histogram
+import logging
+import mmap
+import os
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram, mmap_dict, values
+
+from vision.bento import insides, logs
+
+log = logging.getLogger("bentoml.vision")
+
+
+class Samples(mmap_dict.MmapedDict):
+    """Prometheus' file of samples, mapped into memory, whose disk blocks are claimed before they are written to.
+
+    As it comes, it is a file with holes: on a full disk a write into one ends the process (SIGBUS). Here the samples
+    go on in memory then, where /metrics does not find them.
+    """
+
+    is_told = False
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        if not read_mode:
+            try:
+                with Path(filename).open("ab") as file:
+                    os.posix_fallocate(file.fileno(), 0, mmap_dict._INITIAL_MMAP_SIZE)
+            except OSError as error:
+                Path(filename).unlink(missing_ok=True)
+                filename = self._in_memory(error)
+        super().__init__(filename, read_mode)
+
+    def _init_value(self, key: str) -> None:
+        if self._used + len(key.encode()) + 32 > self._capacity:  # it will be made twice as long
+            try:
+                os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+            except OSError as error:
+                written = self._m[:]
+                self._f.close()
+                self._f = Path(self._in_memory(error)).open("a+b")  # noqa: SIM115
+                self._f.truncate(self._capacity)
+                self._m = mmap.mmap(self._f.fileno(), self._capacity)
+                self._m[:] = written
+        super()._init_value(key)
+
+    @classmethod
+    def _in_memory(cls, error: OSError) -> str:
+        """Return a file that is on no disk."""
+        if not cls.is_told:
+            logs.configure()  # the first metrics are made while modules are imported
+            log.warning("metrics of process %d are lost from here on: %s", os.getpid(), error.strerror)
+            cls.is_told = True
+        return f"/proc/self/fd/{os.memfd_create('samples')}"
+
+
+insides.replace(values, "MmapedDict", Samples)
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vision import metrics
+from vision.api import page
 from vision.api.answers import ERROR_CODE, refusal
 from vision.api.endpoints import ENDPOINTS
 from vision.api.facts import FACTS, Facts
@@ -20,8 +21,7 @@ from vision.core.errors import RETRY_AFTER, Code, VisionError
 from vision.settings import SETTINGS
 
 QUIET = ("/livez", "/readyz", "/metrics")
-PAGES = (*QUIET, "/healthz", "/models", "/version", "/docs.json", "/schema.json", "/")
-STATIC = "/static_content"
+PAGES = (*QUIET, "/healthz", "/models", "/version", "/docs.json", "/schema.json", *page.FILES)
 BEHIND_KEYS = (*ENDPOINTS, "/models")
 MEDIA_TYPES = ("multipart/form-data", "application/json")
 
@@ -243,9 +243,7 @@ class Visit:
 
 
 def _route(path: str) -> str | None:
-    if path in ENDPOINTS or path in PAGES:
-        return path
-    return STATIC if path.startswith(STATIC + "/") else None
+    return path if path in ENDPOINTS or path in PAGES else None
 
 
 def _methods(route: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
+import vision
 from vision.api.endpoints import ENDPOINTS, Endpoint
 from vision.core.errors import KINDS, RETRY_AFTER, Code, VisionError
 from vision.core.schemas import Card, Failure
@@ -14,6 +15,8 @@ from vision.settings import SETTINGS
 NOT_FROM_ENDPOINTS = (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED)
 KEY: list[dict[str, list[str]]] = [{}, {"key": []}]  # needed only where the operator set keys
 
+
+ABOUT = "Looks at pictures: which class, what a sentence would say, which objects and where."
 
 Schema = dict[str, Any]
 
@@ -27,8 +30,8 @@ class ServedModel(Card):
     )
 
 
-def contract() -> tuple[Schema, Schema]:
-    """Return paths and schemas: both body forms, exact results, every error, and what BentoML does not know of."""
+def contract() -> tuple[Schema, Schema, Schema]:
+    """Return info, paths and schemas: both body forms, exact results, every error, and our pages."""
     models: list[type[BaseModel]] = [Failure, ServedModel]
     for endpoint in ENDPOINTS.values():
         models += [endpoint.options, endpoint.result]
@@ -39,7 +42,7 @@ def contract() -> tuple[Schema, Schema]:
     paths: Schema = {path: {"get": operation} for path, operation in _pages().items()}
     for path, endpoint in ENDPOINTS.items():
         paths[path] = {"post": _operation(endpoint, schemas[endpoint.options.__name__])}
-    return paths, schemas
+    return {"title": "vision", "version": vision.__version__, "description": ABOUT}, paths, schemas
 
 
 def _ref(name: str) -> Schema:

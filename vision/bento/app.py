@@ -65,8 +65,8 @@ class PublicService(Service[Any]):
         """Return what stands before BentoML's application."""
         raise NotImplementedError
 
-    def contract(self) -> tuple[Schema, Schema]:
-        """Return the paths and the schemas of the OpenAPI document that are exact; BentoML's own stay beside them."""
+    def contract(self) -> tuple[Schema, Schema, Schema]:
+        """Return the OpenAPI document's info, paths and schemas; BentoML's other paths stay beside them."""
         raise NotImplementedError
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
@@ -79,13 +79,14 @@ class PublicService(Service[Any]):
     @property
     def openapi_spec(self) -> "Document":
         generated = super().openapi_spec
-        paths, schemas = self.contract()
+        info, paths, schemas = self.contract()
         return Document(
             openapi="3.1.0",
             info=generated.info,
             servers=generated.servers,
             tags=generated.tags,
             paths={path: item for path, item in generated.paths.items() if path not in paths},
+            our_info=info,
             our_paths=paths,
             our_schemas=schemas,
         )
@@ -95,11 +96,13 @@ class PublicService(Service[Any]):
 class Document(OpenAPISpecification):
     """BentoML's own document with paths and schemas of ours in place of those it generates for the endpoints."""
 
+    our_info: Schema = attrs.field(factory=dict)
     our_paths: Schema = attrs.field(factory=dict)
     our_schemas: Schema = attrs.field(factory=dict)
 
     def asdict(self) -> Schema:
         document = super().asdict()
+        document["info"] = document.pop("our_info")
         paths, schemas = document.pop("our_paths"), document.pop("our_schemas")
         components = {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
         return {**document, "paths": {**document["paths"], **paths}, "components": components}

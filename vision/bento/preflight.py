@@ -1,12 +1,15 @@
 """Before any process is started: refuse, in one line with the way out, what cannot go well."""
 
 import atexit
+import fcntl
 import ipaddress
 import os
 import resource
 import shutil
 import socket
 import ssl
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +20,9 @@ from vision.bento import store
 from vision.settings import PREFIX, SETTINGS
 from vision.tasks import TASKS
 
+MAX_TEMPORARY = 60
+"""Characters of the temporary folder's path: a socket's has at most 107, and BentoML puts 43 behind the folder's."""
+
 
 def own_metrics_folder() -> None:
     """Give this server's metrics a folder of its own: BentoML wipes the shared one, where another server may write."""
@@ -24,6 +30,24 @@ def own_metrics_folder() -> None:
         provider = BentoMLContainer.prometheus_multiproc_dir
         provider.set(f"{provider.get()}-{os.getpid()}")
         atexit.register(shutil.rmtree, provider.get(), ignore_errors=True)
+
+
+def _sweep_metrics_folders() -> None:
+    """Remove those of servers that were killed. Each server holds a lock on its own, until it ends."""
+    own = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    fcntl.flock(os.open(own, os.O_RDONLY), fcntl.LOCK_SH)  # the file stays open
+    for folder in own.parent.glob(f"{own.name.rpartition('-')[0]}-*"):
+        if Path("/proc", folder.name.rpartition("-")[2]).exists():
+            continue  # it may be starting
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # of a server in another container
+        else:
+            shutil.rmtree(folder)
+        finally:
+            os.close(file)
 
 
 def check() -> None:
@@ -34,7 +58,9 @@ def check() -> None:
         raise BentoMLException("--reload is not to be had here: end the service and start it again.")
     _check_address(options.get("host") or "127.0.0.1", options.get("port") or 3000)
     _check_certificate(options)
+    _check_temporary_folder()
     _check_models()
+    _sweep_metrics_folders()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand slow clients are a thousand files
 
@@ -70,6 +96,17 @@ def _check_certificate(options: dict[str, Any]) -> None:
             f"--ssl-certfile {certificate} and --ssl-keyfile {key} cannot be used ({error.strerror or error}): "
             "name a readable PEM certificate and its key."
         ) from error
+
+
+def _check_temporary_folder() -> None:
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise BentoMLException("No temporary folder can be written to: name one in TMPDIR.") from error
+    if len(os.fsencode(folder)) > MAX_TEMPORARY:
+        raise BentoMLException(
+            f"TMPDIR={folder} is too long for the paths of sockets: name one of at most {MAX_TEMPORARY} characters."
+        )
 
 
 def _check_models() -> None:

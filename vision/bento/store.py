@@ -5,11 +5,20 @@ import shutil
 from pathlib import Path
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import NotFound
 
 from vision.core.schemas import Card
 
 CARD = "card.json"
+
+
+def check_home() -> None:
+    """Make the folder that the store lies in. Raises ValueError, with the way out, where that cannot be done."""
+    try:
+        BentoMLContainer.bentoml_home.get()
+    except OSError as error:
+        raise ValueError(f"BentoML's folder cannot be had ({error}): name another in BENTOML_HOME.") from error
 
 
 def version(*folders: Path) -> str:

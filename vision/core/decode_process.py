@@ -1,30 +1,30 @@
 """A process that decodes one picture after another: what holds Python's lock, takes long or crashes does so there.
 
 Pillow keeps the lock while it decodes a WebP or lays transparency on white: seconds for a large picture, in which the
-public process would do nothing else. Lengths, JSON and bytes go both ways, as between the public process and a runner.
+public process would do nothing else. A call and its answer are a line of JSON each; the picture's bytes, then its
+pixels, lie in memory that both have open.
 """
 
+import ctypes
 import json
 import os
+import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
 from vision.core.errors import Code, VisionError
 from vision.core.images import Limits, decode_reduced
 
-LENGTHS = struct.Struct("<QQ")
-
-NICE = 5
-"""Others' small pictures and the models come first where there is no core for all."""
+KEPT_BYTES, IDLE_SECONDS = 1 << 30, 5
+"""What the allocator keeps from one picture to the next, else it gets it again page by page; until nobody asks."""
 
 COMMAND = (sys.executable, "-W", "ignore", "-m", "vision.core.decode_process")
 
@@ -35,21 +35,22 @@ class DecodeProcess:
     def __init__(self, limits: Limits, seconds: float) -> None:
         self._limits, self._seconds = limits, seconds
         self._process: Any = None  # a Popen, whose pipes are not None
+        self._memory = os.memfd_create("picture")
 
     def decode_reduced(self, data: bytes) -> tuple[Image.Image, tuple[int, int]]:
         """As images.decode_reduced(). Raises VisionError also where the process crashes or needs too long."""
         process = self._process
         if process is None or process.poll() is not None:
-            process = self._process = subprocess.Popen(  # noqa: S603
-                COMMAND, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+            process = self._process = self._start()
         timer = threading.Timer(self._seconds, process.kill)
         timer.start()
         try:
-            _write(process.stdin, asdict(self._limits), data)
-            told, pixels = _read(process.stdout)
-        except (OSError, EOFError, ValueError) as error:
-            self.close()
+            os.pwrite(self._memory, data, 0)
+            process.stdin.write(json.dumps([len(data), asdict(self._limits)]).encode() + b"\n")
+            process.stdin.flush()
+            told = json.loads(process.stdout.readline())
+        except (OSError, ValueError) as error:  # its pipes ended, or were closed for it
+            self._end()
             raise VisionError(
                 Code.UNDECODABLE_IMAGE, "Decoding the picture took too much; send it smaller, or in another format."
             ) from error
@@ -57,10 +58,26 @@ class DecodeProcess:
             timer.cancel()
         if "code" in told:
             raise VisionError(Code(told["code"]), told["message"])
-        return Image.frombytes("RGB", tuple(told["shown"]), pixels), tuple(told["size"])
+        width, height = told["shown"]
+        pixels = os.pread(self._memory, width * height * 3, 0)
+        return Image.frombytes("RGB", (width, height), pixels), tuple(told["size"])
 
     def close(self) -> None:
-        """End the process, from any thread: the one that waits for it sees its pipe end."""
+        """End it for good, from any thread: one that waits for the process sees its pipe end."""
+        self._end()
+        os.close(self._memory)
+
+    def _start(self) -> Any:
+        return subprocess.Popen(  # noqa: S603
+            (*COMMAND, str(self._memory)),
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._memory],
+            env={**os.environ, "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES)},
+        )
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -71,45 +88,28 @@ class DecodeProcess:
                 pipe.close()
 
 
-def _write(file: IO[bytes], told: Any, data: bytes) -> None:
-    text = json.dumps(told).encode()
-    file.write(LENGTHS.pack(len(text), len(data)) + text)
-    file.write(data)
-    file.flush()
-
-
-def _read(file: IO[bytes]) -> tuple[Any, bytes]:
-    lengths = LENGTHS.unpack(_read_exactly(file, LENGTHS.size))
-    text, data = [_read_exactly(file, length) for length in lengths]
-    return json.loads(text), data
-
-
-def _read_exactly(file: IO[bytes], length: int) -> bytes:
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
 def main() -> None:
     """Answer until the pipe ends, which it does with the process that holds its other end."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all; accepted requests still need it
-    os.nice(NICE)
-    calls, answers = sys.stdin.buffer, sys.stdout.buffer
+    memory, allocator = int(sys.argv[1]), ctypes.CDLL(None)
     while True:
-        try:
-            told, data = _read(calls)
-            _write(answers, *_answer(data, Limits(**told)))
-        except (EOFError, BrokenPipeError):
+        if not select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
+            allocator.malloc_trim(0)
+        if not (line := sys.stdin.readline()):
             return
+        length, limits = json.loads(line)
+        told = _answer(memory, os.pread(memory, length, 0), Limits(**limits))
+        with suppress(BrokenPipeError):  # nobody waits any more; the loop ends next
+            print(json.dumps(told), flush=True)
 
 
-def _answer(data: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
+def _answer(memory: int, data: bytes, limits: Limits) -> dict[str, Any]:
     try:
         picture, size = decode_reduced(data, limits)
     except VisionError as error:
-        return {"code": error.code, "message": error.message}, b""
-    return {"shown": picture.size, "size": size}, picture.tobytes()
+        return {"code": error.code, "message": error.message}
+    os.pwrite(memory, picture.tobytes(), 0)
+    return {"shown": picture.size, "size": size}
 
 
 if __name__ == "__main__":

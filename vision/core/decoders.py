@@ -18,7 +18,7 @@ from PIL import Image
 
 from vision.core.decode_process import DecodeProcess
 from vision.core.errors import Code, VisionError
-from vision.core.images import Header, Limits, decode_cheap
+from vision.core.images import Header, Limits, decode_cheap, decode_reduced
 
 T = TypeVar("T")
 
@@ -27,6 +27,10 @@ CHEAP_SECONDS = 0.12
 
 HUGE_PIXELS = 25_000_000
 """Larger pictures are decoded one at a time: 75 megapixels may take a gigabyte meanwhile."""
+
+
+LETS_OTHERS_RUN = ("JPEG",)
+"""Formats during whose decoding Pillow never holds Python's lock for long: they need no other process."""
 
 
 @dataclass(eq=False)
@@ -121,13 +125,13 @@ class Lane:
 
 
 class Decoders:
-    """Decodes pictures of many callers: cheap ones in threads, others in processes of lower priority."""
+    """Decodes pictures of many callers: cheap ones and JPEGs in threads, other large ones in processes of their own."""
 
     def __init__(self, places: int, limits: Limits, pixels: int, seconds: float) -> None:
         """`pixels` of dear pictures a caller may have in work; no picture may take longer than `seconds`."""
         self._limits, self._most, self._seconds = limits, pixels, seconds
         self._cheap, self._dear, self._huge = Lane(places), Lane(places), Lane(1)
-        self._own = local()  # each thread of the two latter has a process
+        self._own = local()  # each thread of the two latter has a process once it needs one
         self._processes: list[DecodeProcess] = []
         self._pixels: dict[str, int] = {}
 
@@ -146,9 +150,16 @@ class Decoders:
         if not isinstance(found, Header):
             return found
         lane = self._huge if found.pixels > HUGE_PIXELS else self._dear
+        lets_others_run = found.format in LETS_OTHERS_RUN
+
+        def dear() -> T:
+            return use(
+                *(decode_reduced(data, self._limits) if lets_others_run else self._process().decode_reduced(data))
+            )
+
         self._enter(caller, found.pixels)
         try:
-            return await lane.run(caller, found.seconds, lambda: use(*self._process().decode_reduced(data)))
+            return await lane.run(caller, found.seconds, dear)
         finally:
             self._exit(caller, found.pixels)
 

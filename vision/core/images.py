@@ -66,8 +66,9 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture says before its pixels: how many there are, and what decoding them will take, in seconds."""
+    """What a picture says before its pixels: how many there are, and what decoding them will take."""
 
+    format: str
     pixels: int
     seconds: float
 
@@ -122,7 +123,7 @@ def _open(data: bytes, limits: Limits) -> tuple[Image.Image, Header]:
         times: float = RUN_LENGTHS
     else:
         times = 1 + SCAN * (scans - 1) if image.format == "JPEG" else OTHERS
-    return image, Header(pixels, pixels * times * SECONDS_A_PIXEL)
+    return image, Header(str(image.format), pixels, pixels * times * SECONDS_A_PIXEL)
 
 
 def _load(image: Image.Image, least: int | None) -> tuple[Image.Image, tuple[int, int]]:

@@ -1,0 +1,78 @@
+"""A start where something is odd: one line with the way out; what a killed server left is swept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testkit.servers import OFFLINE, ROOT, another, free_port, served
+
+SERVE = [str(Path(sys.executable).with_name("bentoml")), "serve", "--port"]
+MAKE = [sys.executable, "-m", "train_and_save", "list"]
+
+
+def one_line(command: list[str], **settings: str) -> str:
+    environment = {**os.environ, **OFFLINE, **settings}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode != 0
+    lines = run.stderr.strip().splitlines()
+    assert len(lines) == 1, run.stderr
+    return lines[0]
+
+
+def test_a_long_temporary_folder_is_refused(home: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    line = one_line([*SERVE, str(free_port())], BENTOML_HOME=str(home), TMPDIR=str(long))
+    assert "TMPDIR" in line
+    assert "at most 60 characters" in line
+
+
+def test_the_longest_temporary_folder_taken_serves(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    short = Path("/tmp")  # noqa: S108
+    long = short / ("x" * (60 - len(str(short)) - 1))
+    long.mkdir(exist_ok=True)
+    with served(another(home, tmp_path_factory), TMPDIR=str(long)) as running:
+        assert running.process.poll() is None
+    long.rmdir()
+
+
+def test_no_temporary_folder_at_all_is_refused(home: Path) -> None:
+    """As where nothing can be written to: tempfile tries some names in each of its candidates, then gives up."""
+    code = """
+import sys, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/proc/nowhere"]
+from bentoml_cli.cli import cli
+sys.argv[0] = "bentoml"
+cli()
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, "serve", "--port", str(free_port())]
+    assert "TMPDIR" in one_line(command, BENTOML_HOME=str(home))
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd/x", "/proc/nowhere"])
+def test_a_home_that_cannot_be_made_is_named(place: str) -> None:
+    assert "BENTOML_HOME" in one_line(MAKE, BENTOML_HOME=place)
+    environment = {name: value for name, value in os.environ.items() if name != "BENTOML_HOME"}
+    run = subprocess.run(MAKE, cwd=ROOT, env={**environment, "HOME": place}, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "BENTOML_HOME" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_metrics_folders_of_killed_servers_are_swept_and_no_others(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = another(home, tmp_path_factory)
+    with served(place) as killed:
+        (left,) = place.glob("prometheus_multiproc_dir-*")
+        killed.process.kill()
+        killed.process.wait()
+        (place / "prometheus_multiproc_dir-99999999").mkdir()
+        with served(place) as first, served(place) as second:
+            owners = {f"prometheus_multiproc_dir-{running.process.pid}" for running in (first, second)}
+            assert {folder.name for folder in place.glob("prometheus_multiproc_dir-*")} == owners
+    assert not left.exists()
+    assert not list(place.glob("prometheus_multiproc_dir-*"))
