@@ -200,6 +200,7 @@ class Vision:
 
         await asyncio.gather(*(warm(model) for served in self.models.values() for model in served))
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
+        supervisor.say_started()
         log.info("ready: %s", ", ".join(model.tag for served in self.models.values() for model in served))
 
 

@@ -3,6 +3,7 @@
 import logging
 import mmap
 import os
+import sys
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram, mmap_dict, values
@@ -54,7 +55,8 @@ class Samples(mmap_dict.MmapedDict):
         return f"/proc/self/fd/{os.memfd_create('samples')}"
 
 
-insides.replace(values, "MmapedDict", Samples)
+if sys.platform == "linux":  # others cannot claim blocks
+    insides.replace(values, "MmapedDict", Samples)
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 

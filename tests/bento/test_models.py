@@ -30,16 +30,21 @@ with TemporaryDirectory() as place:
     config = json.loads((folder / "openvino.json").read_text())
     config["labels"] = [f"{first} {label}" for label in config["labels"]]
     (folder / "openvino.json").write_text(json.dumps(config))
+    if sys.argv[4]:
+        (folder / "openvino.xml").write_text(sys.argv[4])
     card = store.read_card(source).model_copy(update={"name": name})
     print(store.save(folder, card, store.version(folder)))
 """
 
 
-def save_copy(home: Path, name: str, first: str) -> str:
-    """Save the starter classifier once more, under a name, its labels behind a word; return its tag."""
+def save_copy(home: Path, name: str, first: str, graph: str = "") -> str:
+    """Save the starter classifier once more, under a name, its labels behind a word; return its tag.
+
+    graph: what stands in its graph's file instead.
+    """
     [source] = (home / "models" / "efficientnet-lite0").glob("*/openvino.xml")
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
-    command = [sys.executable, "-c", COPY, str(source.parent), name, first]
+    command = [sys.executable, "-c", COPY, str(source.parent), name, first, graph]
     return subprocess.run(
         command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
@@ -209,6 +214,19 @@ def test_a_wrong_list_ends_the_start_with_one_line(home: Path, value: str, messa
     [version] = [folder.name for folder in (home / "models" / "efficientnet-lite0").glob("*/")]
     assert message.format(version) in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_name(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = another(home, tmp_path_factory)
+    tag = save_copy(place, "dogs", "some", graph="no graph")
+    setting = {"VISION_CLASSIFICATION_MODEL": f"efficientnet-lite0,{tag}"}
+    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(place), **setting}
+    command = [SERVE[0], "serve", "--port", str(free_port())]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1
+    assert f"{tag} cannot be loaded: " in run.stdout + run.stderr
 
 
 def test_a_bento_pins_all_of_them_in_their_order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -14,7 +14,7 @@ from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
 
 from vision import metrics
-from vision.bento import logs, shutdown, store
+from vision.bento import logs, shutdown, store, supervisor
 from vision.bento.app import RunnerService
 from vision.core.look import MAX_BATCH
 from vision.core.predictor import Predictor, pick_device, predict_each
@@ -79,7 +79,11 @@ class Runner:
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
 
     def _load(self, folder: Path, device: str) -> Predictor:
-        model = self.task.load(folder, store.verify(folder), device)
+        try:
+            model = self.task.load(folder, store.verify(folder), device)
+        except Exception as error:
+            log.critical("%s:%s cannot be loaded: %s: %s", folder.parent.name, folder.name, type(error).__name__, error)
+            supervisor.end_the_start()
         # Kernels are chosen and memory is claimed at first use.
         grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), self.task.options())
         for size in (1, 2) if device == "cpu" else (1, MAX_BATCH // 2, MAX_BATCH):

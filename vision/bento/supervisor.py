@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from bentoml._internal.utils import circus
 from bentoml._internal.utils.circus import Arbiter
@@ -26,6 +26,8 @@ PR_SET_PDEATHSIG = 1
 
 PID = "_VISION_SUPERVISOR"
 
+STARTED, FAILED = signal.SIGUSR1, signal.SIGUSR2
+
 
 def install() -> None:
     """In the process that will be the supervisor: let BentoML use this one."""
@@ -38,7 +40,7 @@ def install() -> None:
 def end_with_it() -> None:
     """In a process that it started: end when the supervisor does, however it does. Does nothing elsewhere."""
     supervisor = os.environ.get(PID)
-    if supervisor is None:
+    if supervisor is None or sys.platform != "linux":
         return
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
@@ -46,8 +48,20 @@ def end_with_it() -> None:
         sys.exit("The supervisor has ended.")
 
 
+def say_started() -> None:
+    """In the public process: from here on a runner that cannot load is tried again, as any that dies."""
+    os.kill(int(os.environ[PID]), STARTED)
+
+
+def end_the_start() -> NoReturn:
+    """In a runner that cannot load, and has said why: end the service if it is still starting, and this process."""
+    os.kill(int(os.environ[PID]), FAILED)
+    os._exit(1)
+
+
 class Supervisor(Arbiter):
     _stopping: bool
+    _started = _failed = False
 
     def __init__(self, watchers: list[Any], **given: Any) -> None:
         on_hangup = signal.getsignal(signal.SIGHUP)
@@ -57,6 +71,8 @@ class Supervisor(Arbiter):
             watcher.graceful_timeout = WORKER_SECONDS
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._end_in_time())
+        signal.signal(STARTED, lambda *_: self._has_started())
+        signal.signal(FAILED, lambda *_: self._has_failed())
         if on_hangup is signal.SIG_IGN:  # nohup
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -66,9 +82,19 @@ class Supervisor(Arbiter):
             super().start(cb)
         finally:
             self.exit_stack.close()
+        if self._failed:
+            sys.exit(1)
 
     def stop(self) -> Any:
         return super(Arbiter, self).stop()
+
+    def _has_started(self) -> None:
+        self._started = True
+
+    def _has_failed(self) -> None:
+        if not self._started:
+            self._failed = True
+            self._end_in_time()
 
     def _end_in_time(self) -> None:
         """On a signal: end, however often it comes and whatever goes on."""
