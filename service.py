@@ -31,7 +31,7 @@ from vision.bento.runners import RUNNERS
 from vision.bento.served import find, served
 from vision.core.decoders import Decoders
 from vision.core.errors import Code, VisionError
-from vision.core.look import Question, Seen, Served, look
+from vision.core.look import Question, Seen, ServedModel, look
 from vision.core.schemas import Item
 from vision.settings import SETTINGS
 from vision.tasks import TASKS
@@ -167,7 +167,7 @@ class Vision:
         }
         return {"runners": runners, "models": models}
 
-    def _state(self, model: Served, alive: Mapping[str, bool]) -> str:
+    def _state(self, model: ServedModel, alive: Mapping[str, bool]) -> str:
         if shutdown.DRAINING.is_set():
             return "stopping"
         if not alive[model.task.name]:
@@ -190,7 +190,7 @@ class Vision:
     async def _warm_up(self) -> None:
         """Send grey pictures to each model: BentoML's batching trains on the first eleven calls."""
 
-        async def warm(model: Served) -> None:
+        async def warm(model: ServedModel) -> None:
             grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), model.task.options())
             while isinstance(await model.queue.predict(grey), VisionError):
                 await asyncio.sleep(0.5)

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from kubernetes_validate.utils import ValidationError, latest_version, validate
 from prometheus_client.parser import text_string_to_metric_families
 
 from testkit.photographs import PHOTOS
+from testkit.programs import need
 from testkit.servers import ROOT
 from vision.core.errors import KINDS, Code
 from vision.settings import PREFIX, Settings
@@ -81,8 +81,8 @@ def test_compose_files_fit_the_compose_specification(name: str) -> None:
 
 
 def test_haproxy_takes_its_configuration(tmp_path: Path) -> None:
-    if shutil.which("haproxy") is None or shutil.which("openssl") is None:
-        pytest.skip("haproxy or openssl is not installed (apt-get install haproxy openssl)")
+    need("haproxy", "haproxy")
+    need("openssl", "openssl")
     certificate, key = tmp_path / "certificate.pem", tmp_path / "certificate.pem.key"
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     subprocess.run([*request, "-keyout", key, "-out", certificate], check=True, capture_output=True)
@@ -94,8 +94,7 @@ def test_haproxy_takes_its_configuration(tmp_path: Path) -> None:
 
 def test_alerts_do_as_their_tests_say(tmp_path: Path) -> None:
     """Also each query of the dashboard is one that Prometheus reads."""
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed (apt-get install prometheus)")
+    need("promtool", "prometheus")
     rules = [{"record": f"panel:{i}", "expr": filled(expression)} for i, expression in enumerate(dashboard_queries())]
     panels = tmp_path / "panels.yaml"
     panels.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from testkit.photographs import PHOTOS
+from testkit.programs import need
 from testkit.servers import ROOT, serve
 
 README = (ROOT / "README.md").read_text()
@@ -45,8 +46,7 @@ def examples() -> list[tuple[str, str, str]]:
 def test_an_example_prints_what_the_readme_shows(served: str, tmp_path: Path, number: int) -> None:
     language, code, output = examples()[number]
     program = EXAMPLES[language]
-    if shutil.which(program[0]) is None:
-        pytest.skip(f"{program[0]} is not here")
+    need(program[0], {"node": "nodejs"}.get(program[0], program[0]))
     shutil.copy(PHOTOS["bus"], tmp_path / "bus.jpg")
     code = code.replace("http://127.0.0.1:3000", served)
     run = subprocess.run([*program, code], cwd=tmp_path, check=True, capture_output=True, text=True)

@@ -1,13 +1,13 @@
 """The documentation page is our own, and no answer of the service makes a browser ask anybody else."""
 
 import re
-import shutil
 import subprocess
 
 import httpx
 import pytest
 
 from testkit.photographs import PHOTOS
+from testkit.programs import need
 from testkit.servers import ROOT
 from vision.api.door import PAGES
 from vision.api.page import FILES
@@ -49,9 +49,7 @@ def test_the_page_lets_a_browser_load_from_here_only(client: httpx.Client, path:
 
 def test_the_page_shows_what_the_document_has(client: httpx.Client) -> None:
     """Its script, run by Node where there is one, over the real document."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs Node.js")
+    need("node", "nodejs")
     script = (ROOT / "vision" / "api" / "page" / "page.js").read_text()
-    run = subprocess.run([node, "--check", "-"], input=script, text=True, capture_output=True)
+    run = subprocess.run(["node", "--check", "-"], input=script, text=True, capture_output=True)
     assert run.returncode == 0, run.stderr

@@ -21,7 +21,7 @@ ABOUT = "Looks at pictures: which class, what a sentence would say, which object
 Schema = dict[str, Any]
 
 
-class ServedModel(Card):
+class ListedModel(Card):
     """A model as GET /models lists it: its card, and how it is served."""
 
     default: bool = Field(description="Whether its task's requests that name no model ask it.")
@@ -32,7 +32,7 @@ class ServedModel(Card):
 
 def contract() -> tuple[Schema, Schema, Schema]:
     """Return info, paths and schemas: both body forms, exact results, every error, and our pages."""
-    models: list[type[BaseModel]] = [Failure, ServedModel]
+    models: list[type[BaseModel]] = [Failure, ListedModel]
     for endpoint in ENDPOINTS.values():
         models += [endpoint.options, endpoint.result]
     _, definitions = models_json_schema(
@@ -117,7 +117,7 @@ def _pages() -> dict[str, Schema]:
     libraries = {"type": "object", "additionalProperties": {"type": "string"}}
     version = _object(version={"type": "string"}, bento={"type": "string"}, libraries=libraries)
     keys = {str(status): _error(status, failed) for status in (401, 403)}
-    cards = _object(models=_list_of(_ref("ServedModel")))
+    cards = _object(models=_list_of(_ref("ListedModel")))
     return {
         "/models": {
             "operationId": "models",

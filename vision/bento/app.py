@@ -127,7 +127,7 @@ class Unread:
     model_fields: ClassVar = ("request",)
 
 
-class Results(IODescriptor):
+class ResultsBody(IODescriptor):
     """An answer as BentoML's clients see it; the OpenAPI document has each endpoint's exact form."""
 
     results: list[dict[str, Any]]
@@ -141,7 +141,7 @@ def api(name: str, summary: str, fields: type[BaseModel], answer: Callable[[Any,
 
     post.__name__, post.__doc__ = name, summary
     body = create_model(f"{name.title()}Body", __base__=(Body, fields))
-    return bentoml.api(input_spec=body, output_spec=Results)(post)
+    return bentoml.api(input_spec=body, output_spec=ResultsBody)(post)
 
 
 def bento_version() -> str:

@@ -8,7 +8,7 @@ from vision.bento import store
 from vision.bento.hop import Caller
 from vision.bento.runners import method
 from vision.core.errors import Code, VisionError
-from vision.core.look import MAX_BATCH, Served
+from vision.core.look import MAX_BATCH, ServedModel
 from vision.core.queues import Queue
 from vision.core.schemas import Card
 from vision.core.task import Task
@@ -21,19 +21,19 @@ def cards(task: str) -> list[Card]:
     return [store.read_card(store.folder(tag)) for tag in SETTINGS.models(task)]
 
 
-def served(task: Task, caller: Caller) -> list[Served]:
+def served(task: Task, caller: Caller) -> list[ServedModel]:
     """A task's models behind their runner, each with a queue of its own."""
     models = []
     for index, card in enumerate(cards(task.name)):
         tag = f"{card.name}:{card.version}"
         depth = metrics.QUEUE_IMAGES.labels(task.name, tag)
         queue = Queue(partial(caller.predict, method(index)), MAX_BATCH, task.beside, depth.set)
-        models.append(Served(task, card, task.load_shrink(store.folder(tag)), queue))
+        models.append(ServedModel(task, card, task.load_shrink(store.folder(tag)), queue))
         metrics.MODEL_INFO.labels(task.name, card.name, card.version).set(1)
     return models
 
 
-def find(models: Sequence[Served], name: str | None) -> Served:
+def find(models: Sequence[ServedModel], name: str | None) -> ServedModel:
     """Return the model that `name` or `name:version` means; the first has no need of a name.
 
     Raises VisionError: invalid_option, with the names there are.

@@ -43,7 +43,7 @@ class Work:
 
 
 @dataclass
-class Account:
+class Usage:
     """What a caller has used of a lane, in seconds, and what it waits for."""
 
     used: float
@@ -57,7 +57,7 @@ class Lane:
     def __init__(self, places: int) -> None:
         self._threads = ThreadPoolExecutor(places)
         self._free = places
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, Usage] = {}
         self._now = 0.0  # what whoever went last had used: a newcomer starts there, owing and owed nothing
 
     async def run(self, caller: str, seconds: float, call: Callable[[], T]) -> T:
@@ -66,7 +66,7 @@ class Lane:
         A caller that is cancelled takes its waiting work along; its running work keeps the place until it is done.
         """
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        account = self._accounts.setdefault(caller, Account(self._now))
+        account = self._accounts.setdefault(caller, Usage(self._now))
         account.waiting.append(work := Work(call, seconds, answer))
         self._admit()
         try:
@@ -96,7 +96,7 @@ class Lane:
 
             self._threads.submit(work.call).add_done_callback(done)
 
-    def _next(self) -> tuple[str, Account, Work] | None:
+    def _next(self) -> tuple[str, Usage, Work] | None:
         """Return the first waiting work of who has used the least."""
         waiting = [(account.used, caller) for caller, account in self._accounts.items() if account.waiting]
         if not waiting:

@@ -37,7 +37,7 @@ tracer = trace.get_tracer("vision")
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model that can be asked, wherever it runs."""
 
     task: Task
@@ -54,7 +54,7 @@ class Served:
 class Question:
     """A model, and the options with which it is asked."""
 
-    model: Served
+    model: ServedModel
     options: Options
 
 
@@ -135,13 +135,13 @@ async def look_through(
         yield await ahead.popleft()
 
 
-def in_process(task: Task, model: Predictor, folder: Path) -> Served:
+def in_process(task: Task, model: Predictor, folder: Path) -> ServedModel:
     """Serve a model that was loaded from `folder` into this process, one batch at a time."""
 
     async def call(items: Sequence[Item[Any]]) -> Sequence[Result]:
         return await asyncio.to_thread(predict_each, model, items)
 
-    return Served(task, model.card, task.load_shrink(folder), Queue(call, MAX_BATCH))
+    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, MAX_BATCH))
 
 
 def _ms(start: float, end: float) -> float:
