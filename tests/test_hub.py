@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -24,6 +25,9 @@ from transformers import (
 )
 from ultralytics.engine.results import Results
 from ultralytics.models.yolo.model import YOLO
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import IterableSimpleNamespace
+from ultralytics.utils.loss import v8DetectionLoss
 
 from tests import hub
 from tests.conftest import PHOTOS, ROOT, encoded, serve
@@ -301,6 +305,56 @@ def test_pickled_code_is_never_run(save: Save, root: Path, tmp_path: Path, kind:
     assert models(tmp_path) == []
     torch.load(file, weights_only=False)
     assert mark.exists(), "read without care, it would have run"
+
+
+def checkpoint(**architecture: Any) -> dict[str, Any]:
+    """What trainers before 8.2.48 pickled: a network with its loss, beside figures of NumPy."""
+    model = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+    model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, data=Path("data.yaml"))
+    model.criterion = v8DetectionLoss(model)
+    model.names = {0: "square", 1: "disc"}
+    model.yaml |= architecture
+    return {"model": None, "ema": model.half(), "train_args": {"imgsz": 64}, "best_fitness": np.float64(0.5)}
+
+
+def test_a_checkpoint_with_its_loss_is_saved_and_the_loss_is_not_built(save: Save, tmp_path: Path) -> None:
+    """As Ultralytics before 8.2.48 left it; `make test-checkpoints` has real ones."""
+    pt = tmp_path / "best.pt"
+    torch.save(checkpoint(), pt)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(pt)
+    assert {"ultralytics.utils.loss.v8DetectionLoss", "numpy._core.multiarray.scalar"} <= set(names)
+    run = save("path", pt)
+    assert run.returncode == 0, run.stderr
+    assert models(tmp_path) == ["best"]
+
+
+class Constructor:
+    """A pickle that calls a class of the list, where a saved network is only filled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DetectionModel, ("yolov8n.yaml",)
+
+
+def test_a_checkpoint_gets_no_code_to_run_by_what_is_allowed(save: Save, tmp_path: Path) -> None:
+    """Ultralytics evaluates an architecture's activation, and looks its layers' names up among all it has."""
+    pt, mark = tmp_path / "evil.pt", tmp_path / "mark"
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    layer = [[-1, 1, "torch_safe_load", [str(mark)]]]
+    for content, reason in [
+        (checkpoint(activation=code), "which is no layer"),
+        (checkpoint(head=layer), "its architecture names torch_safe_load, which is no layer"),
+        ({"model": Constructor()}, "it calls a constructor"),
+        ({"model": torch.nn.modules.module.register_module_forward_hook}, "no class of a network"),
+    ]:
+        torch.save(content, pt)
+        run = save("path", pt)
+        assert run.returncode == 1
+        assert reason in run.stderr.strip().splitlines()[-1]
+        assert not mark.exists()
+    assert models(tmp_path) == []
+    with pytest.raises(TypeError):
+        DetectionModel(checkpoint(activation=code)["ema"].yaml, verbose=False)
+    assert mark.exists(), "built without care, it would have run"
 
 
 def test_a_bin_is_read_once_and_saved_as_safetensors(save: Save, root: Path, tmp_path: Path) -> None:
