@@ -75,7 +75,7 @@ def _convert(pt: Path, out: Path) -> None:
 
     with torch.serialization.safe_globals(_allowed(pt)), patch.object(torch.nn.Module, "__init__", _never_called):
         checkpoint = torch.load(pt, map_location="cpu", weights_only=True)
-    model = checkpoint.get("ema") or checkpoint["model"]
+    model: Any = checkpoint.get("ema") or checkpoint["model"]
     if type(model) is not DetectionModel:
         sys.exit(f"it holds a {type(model).__name__}, which is no detector")
     _check_architecture(model.yaml)
