@@ -20,7 +20,7 @@ SIZE = (64, 48)
 BOX = [6.4, 9.6, 19.2, 19.2]
 """x, y, width, height in pixels of SIZE, as COCO has it; LINE is the same for YOLO."""
 LINE = "1 0.25 0.4 0.3 0.4"
-CORNERS = pytest.approx((6.4, 9.6, 25.6, 28.8))
+CORNERS: Any = pytest.approx((6.4, 9.6, 25.6, 28.8))
 
 
 def picture(path: Path, seed: int | None = None, **options: Any) -> Path:
@@ -135,7 +135,8 @@ def test_a_class_of_pictures_that_are_not_read_does_not_vanish(tmp_path: Path) -
 
 
 def test_composed_and_decomposed_names_are_one_label(tmp_path: Path) -> None:
-    for part, form in (("train", "NFC"), ("val", "NFD")):
+    forms: list[tuple[str, Any]] = [("train", "NFC"), ("val", "NFD")]
+    for part, form in forms:
         pictures(tmp_path / part, *(f"{unicodedata.normalize(form, name)}/1.png" for name in ("café", "thé")))
     assert set(labels(tmp_path).values()) == {"café", "thé"}
 
@@ -290,6 +291,16 @@ def test_boxes_of_an_export(tmp_path: Path, export: Callable[[Path], None]) -> N
     assert "shapes" not in names
     if export in (roboflow_coco, roboflow_yolo):
         assert Counter(example.part for example in examples) == {"train": 2, "held_out": 2}
+
+
+def test_parts_that_lists_tell(tmp_path: Path) -> None:
+    """Darknet's: all pictures in one folder, train.txt and test.txt beside it."""
+    label_img(tmp_path / "data" / "obj")
+    (tmp_path / "data" / "obj" / "classes.txt").rename(tmp_path / "obj.names")
+    write(tmp_path / "train.txt", "".join(f"data/obj/{index}.jpg\n" for index in range(3)))
+    write(tmp_path / "test.txt", "data/obj/2.jpg\ndata/obj/3.jpg\n")
+    examples, _ = datasets.read_boxes(tmp_path)
+    assert [example.part for example in examples] == ["train", "train", "held_out", "held_out"]
 
 
 def test_cocos_own_parts_stay_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 FULL=1 makes the checkpoints as large as the originals (`make test-hub`).
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,8 +15,10 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image, ImageOps
+from timm.models import save_for_hf
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -31,6 +34,10 @@ from ultralytics.utils.loss import v8DetectionLoss
 
 from tests import hub
 from tests.conftest import PHOTOS, ROOT, encoded, serve
+from vision import store
+from vision.models import load_shrink
+from vision.models.classifier import Classifier
+from vision.schemas import ClassifyOptions, Item
 
 FULL = bool(os.environ.get("FULL"))
 VIT, RESNET, RT_DETR = "google/vit-base-patch16-224", "microsoft/resnet-50", "PekingU/rtdetr_v2_r18vd"
@@ -309,7 +316,7 @@ def test_pickled_code_is_never_run(save: Save, root: Path, tmp_path: Path, kind:
 
 def checkpoint(**architecture: Any) -> dict[str, Any]:
     """What trainers before 8.2.48 pickled: a network with its loss, beside figures of NumPy."""
-    model = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+    model: Any = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
     model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, data=Path("data.yaml"))
     model.criterion = v8DetectionLoss(model)
     model.names = {0: "square", 1: "disc"}
@@ -355,6 +362,54 @@ def test_a_checkpoint_gets_no_code_to_run_by_what_is_allowed(save: Save, tmp_pat
     with pytest.raises(TypeError):
         DetectionModel(checkpoint(activation=code)["ema"].yaml, verbose=False)
     assert mark.exists(), "built without care, it would have run"
+
+
+@pytest.mark.parametrize("name", [VIT, RESNET, RT_DETR, BLIP, VIT_GPT2])
+def test_a_configuration_without_architectures_is_what_its_type_usually_is(
+    save: Save, root: Path, tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(root / name, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    [architecture] = config.pop("architectures")
+    (folder / "config.json").write_text(json.dumps(config))
+    run = save("path", folder)
+    assert run.returncode == 0, run.stderr
+    [saved] = (tmp_path / "bentoml" / "models" / "model").glob("*/")
+    assert store.read_card(saved).architecture == architecture
+    assert json.loads((saved / "config.json").read_text())["architectures"] == [architecture]
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(1000, True), (3, True), (3, False)])
+def test_a_folder_as_timm_writes_it_answers_as_transformers(
+    save: Save, tmp_path: Path, labels: int, kind: bool
+) -> None:
+    """timm's own writer: `architecture` and `pretrained_cfg`, no `model_type`; safetensors, or its pickled twin."""
+    folder = tmp_path / "folder"
+    names = {"label_names": ["ant", "bee", "cow"]} if labels == 3 else {}
+    torch.manual_seed(7)
+    model = timm.create_model("test_resnet", num_classes=labels)
+    save_for_hf(model, str(folder), model_config=names, safe_serialization=kind)
+    assert not {"architectures", "model_type"} & json.loads((folder / "config.json").read_text()).keys()
+    run = save("path", folder, "--name", "timms")
+    assert run.returncode == 0, run.stderr
+    [saved] = (tmp_path / "bentoml" / "models" / "timms").glob("*/")
+    image = Image.open(PHOTOS["cat"]).convert("RGB")
+    shrunk = load_shrink(saved, "classification")(image)
+    classifier = Classifier(saved, store.verify(saved), "cpu")
+    [answer] = classifier.predict([Item(shrunk, image.size, ClassifyOptions(top_k=3))])
+    expected = pipeline("image-classification", model=str(saved if not kind else folder))(image, top_k=3)
+    told = {label.label: label.score for label in cast(Any, answer).labels}
+    assert told == pytest.approx({label["label"]: label["score"] for label in expected}, abs=1e-3)
+    assert labels == 1000 or told.keys() == {"ant", "bee", "cow"}
+
+
+def test_a_type_that_does_no_task_is_told(save: Save, root: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(root / VIT, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": None, "model_type": "vit_mae"}
+    (folder / "config.json").write_text(json.dumps(config))
+    run = save("path", folder)
+    assert run.returncode == 1
+    assert "is of type vit_mae, for none of" in run.stderr.strip().splitlines()[-1]
 
 
 def test_a_bin_is_read_once_and_saved_as_safetensors(save: Save, root: Path, tmp_path: Path) -> None:

@@ -23,13 +23,22 @@ OTHER_TABLES = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_
 """What lies beside COCO's own instances_*.json, and tells other things of the same pictures."""
 
 
-def tables(folder: Path) -> list[Path]:
-    """Every COCO table below a folder, whatever its name."""
+Tables = dict[Path, dict[str, Any]]
+"""What each table holds."""
+
+
+def tables(folder: Path) -> Tables:
+    """Every COCO table below a folder, whatever its name. Raises DataError where a file is no JSON."""
     found = [file for file in visible(folder) if file.suffix.lower() == ".json"]
-    return [file for file in found if not file.name.startswith(OTHER_TABLES) and _is_table(file)]
+    contents = {file: _parsed(file) for file in found if not file.name.startswith(OTHER_TABLES)}
+    return {
+        file: content
+        for file, content in contents.items()
+        if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+    }
 
 
-def read(folder: Path, pictures: Sequence[Path], tables: Sequence[Path]) -> tuple[list[Boxed], list[str]]:
+def read(folder: Path, pictures: Sequence[Path], tables: Tables) -> tuple[list[Boxed], list[str]]:
     """The pictures of the tables, sorted by path, and the names of all categories. Raises DataError.
 
     A crowd's box and an annotation without a box are left out; a category that only stands above others, as
@@ -38,8 +47,8 @@ def read(folder: Path, pictures: Sequence[Path], tables: Sequence[Path]) -> tupl
     finder = Finder(folder, pictures)
     names: dict[str, None] = {}
     found: dict[Path, Boxed] = {}
-    for table in tables:
-        categories, boxes, rows = _content(table)
+    for table, content in tables.items():
+        categories, boxes, rows = _read_table(table, content)
         names |= dict.fromkeys(categories)
         for name, path in finder.find(rows, table).items():
             key, size = rows[name]
@@ -48,7 +57,9 @@ def read(folder: Path, pictures: Sequence[Path], tables: Sequence[Path]) -> tupl
                 raise DataError(f"{path} has other boxes in {table} than in another table: leave one table.")
             found[path] = example
     if not found:
-        raise DataError(f"No picture of {tables[0]} lies in {folder}: put the pictures beside the table or in images/.")
+        raise DataError(
+            f"No picture of {next(iter(tables))} lies in {folder}: put the pictures beside the table or in images/."
+        )
     if not any(example.boxes for example in found.values()):
         raise DataError(f"{folder} has pictures but no labels: no box belongs to a picture.")
     tell_left_out("pictures that no table names", [path for path in pictures if path not in found])
@@ -59,17 +70,17 @@ Row = tuple[str, tuple[int, int]]
 """An image's id, and its (width, height), 0 where the table does not tell."""
 
 
-def _is_table(file: Path) -> bool:
+def _parsed(file: Path) -> Any:
     try:
-        content = json.loads(text(file))
+        return json.loads(text(file))
     except ValueError as error:
         raise DataError(f"{file} is no JSON: {error}. Export it again, or take it away.") from error
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
 
-def _content(table: Path) -> tuple[list[str], dict[str, list[tuple[str, Corners]]], dict[str, Row]]:
+def _read_table(
+    table: Path, content: dict[str, Any]
+) -> tuple[list[str], dict[str, list[tuple[str, Corners]]], dict[str, Row]]:
     """A table's category names, boxes by image id, and images by file name; ids as text, as some tools write them."""
-    content = json.loads(text(table))
     names = {
         _field(row, "id", table, "category"): _field(row, "name", table, "category") for row in content["categories"]
     }

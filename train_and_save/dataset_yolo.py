@@ -16,8 +16,11 @@ from train_and_save.dataset_files import (
     Boxed,
     Corners,
     DataError,
+    Finder,
+    Part,
     composed,
     part_above,
+    part_named,
     size_of,
     tell_left_out,
     text,
@@ -54,11 +57,14 @@ def read(folder: Path, pictures: Sequence[Path]) -> tuple[list[Boxed], list[str]
     used = {*files.values()}
     alone = [file for file in texts.values() if file.parent in homes and file not in used]
     tell_left_out("label files without a picture", [file for file in alone if file.name not in NAME_FILES])
-    return [_example(path, files[path], names, folder) for path in counted], list(names.values())
+    parts = _listed_parts(folder, pictures)
+    return [_example(path, files[path], names, parts.get(path) or part_above(path, folder)) for path in counted], list(
+        names.values()
+    )
 
 
-def _example(path: Path, file: Path | None, names: dict[int, str], folder: Path) -> Boxed:
-    size, part = size_of(path), part_above(path, folder)
+def _example(path: Path, file: Path | None, names: dict[int, str], part: Part | None) -> Boxed:
+    size = size_of(path)
     try:
         return Boxed(path, size, _boxes(file, names, size) if file is not None else [], part=part)
     except DataError as error:
@@ -114,6 +120,16 @@ def _label_keys(path: Path, folder: Path) -> list[str]:
         return [beside]
     at = len(folders) - 1 - folders[::-1].index("images")
     return ["/".join([*steps[:at], "labels", *steps[at + 1 :]]), beside]
+
+
+def _listed_parts(folder: Path, pictures: Sequence[Path]) -> dict[Path, Part]:
+    """The parts of pictures that lists tell, train.txt, valid.txt and so on, as Darknet and CVAT write them."""
+    parts: dict[Path, Part] = {}
+    for file in sorted(folder.glob("*.txt"), reverse=True):  # what stands in test.txt, too, is not learnt
+        if part := part_named(file.stem):
+            lines = [line.strip() for line in text(file).splitlines() if line.strip()]
+            parts |= dict.fromkeys(Finder(folder, pictures).find(lines, file).values(), part)
+    return parts
 
 
 def _names(folder: Path) -> dict[int, str]:

@@ -75,7 +75,7 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{origin.name} cannot be read: {str(error).splitlines()[0]}") from error
-    architecture = (config.architectures or ["of an unnamed class"])[0]
+    architecture = (config.architectures or [_usual_class(config.model_type, origin)])[0]
     task = _task(config.model_type, architecture)
     if task is None:
         raise UserError(
@@ -84,6 +84,9 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
     for file in path.iterdir():
         if file.is_file() and file.suffix in (".json", ".txt", ".model", ".safetensors") and file.name != store.CARD:
             shutil.copyfile(file, out / file.name)
+    if not config.architectures:
+        named = {"model_type": config.model_type, "architectures": [architecture]}
+        (out / "config.json").write_text(json.dumps(json.loads((path / "config.json").read_text()) | named, indent=2))
     if not list(path.glob("*.safetensors")):
         _convert_bin(path, out, task, architecture, origin)
     settings = processor.to_dict()
@@ -103,16 +106,29 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
 
 def _task(model_type: str, architecture: str) -> Task | None:
     """Return the task of a transformers class, by the library's own tables."""
+    return next((task for task in TASKS if architecture in _classes(task, model_type)), None)
+
+
+def _usual_class(model_type: str, origin: Origin) -> str:
+    """The class of a configuration that names none, as timm's and older ones: what transformers loads for its type."""
+    usual = [classes[0] for task in TASKS if (classes := _classes(task, model_type))]
+    if len(usual) == 1:
+        return usual[0]
+    found = f"may be a {' or a '.join(usual)}" if usual else f"is of type {model_type}, for none of {', '.join(TASKS)}"
+    raise UserError(
+        f"{origin.name} {found}: its config.json lacks architectures; add the class that it was saved from."
+    )
+
+
+def _classes(task: Task, model_type: str) -> tuple[str, ...]:
+    """The transformers classes that do a task for a type of model."""
     tables: dict[Task, Any] = {
         "classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         "detection": modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
         "captioning": {**modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, **PAIRED},
     }
-    for task in TASKS:
-        served = tables[task].get(model_type, ())
-        if architecture in ((served,) if isinstance(served, str) else served):
-            return task
-    return None
+    classes = tables[task].get(model_type, ())
+    return (classes,) if isinstance(classes, str) else tuple(classes)
 
 
 PAIRED = {"vision-encoder-decoder": "VisionEncoderDecoderModel"}

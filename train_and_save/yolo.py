@@ -78,11 +78,11 @@ def _convert(pt: Path, out: Path) -> None:
     model: Any = checkpoint.get("ema") or checkpoint["model"]
     if type(model) is not DetectionModel:
         sys.exit(f"it holds a {type(model).__name__}, which is no detector")
-    _check_architecture(model.yaml)
     weights = {name: weight.contiguous().clone() for name, weight in model.state_dict().items()}
     side = checkpoint.get("train_args", {}).get("imgsz", 640)
     labels = [model.names[index] for index in range(len(model.names))]
-    config = {"model_type": "yolo", "yaml": model.yaml, "labels": labels, "side": side}
+    config: dict[str, Any] = {"model_type": "yolo", "yaml": model.yaml, "labels": labels, "side": side}
+    _check_architecture(config["yaml"])
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(config, indent=1))
 

@@ -42,8 +42,8 @@ def environment(release: str, folder: Path) -> Path:
     wanted = [f"ultralytics=={release}", f"torch=={version('torch')}", f"torchvision=={version('torchvision')}"]
     wanted += ["numpy<2", "setuptools<80", "opencv-python-headless"]
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    install = [UV, "pip", "install", "--quiet", "--python", python, "--override", ROOT / "overrides.txt"]
-    subprocess.run([*install, *wanted], check=True)
+    overrides = ["--override", str(ROOT / "overrides.txt")]
+    subprocess.run([UV, "pip", "install", "--quiet", "--python", str(python), *overrides, *wanted], check=True)
     return python
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from ultralytics import YOLO
+from ultralytics import YOLO  # type: ignore[attr-defined]  # old releases have it nowhere else
 
 
 def write_data(folder: Path) -> Path:
