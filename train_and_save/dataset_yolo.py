@@ -58,9 +58,8 @@ def read(folder: Path, pictures: Sequence[Path]) -> tuple[list[Boxed], list[str]
     alone = [file for file in texts.values() if file.parent in homes and file not in used]
     tell_left_out("label files without a picture", [file for file in alone if file.name not in NAME_FILES])
     parts = _listed_parts(folder, pictures)
-    return [_example(path, files[path], names, parts.get(path) or part_above(path, folder)) for path in counted], list(
-        names.values()
-    )
+    examples = [_example(path, files[path], names, parts.get(path) or part_above(path, folder)) for path in counted]
+    return examples, list(names.values())
 
 
 def _example(path: Path, file: Path | None, names: dict[int, str], part: Part | None) -> Boxed:
@@ -72,10 +71,10 @@ def _example(path: Path, file: Path | None, names: dict[int, str], part: Part | 
 
 
 def _boxes(file: Path, names: dict[int, str], size: tuple[int, int]) -> list[tuple[str, Corners]]:
-    rows: dict[str, None] = dict.fromkeys(line.strip() for line in text(file).splitlines() if line.strip())
+    lines = [line.strip() for line in text(file).splitlines()]
     boxes = []
-    for number, line in enumerate(rows, 1):
-        where = f"{file} line {number}"
+    for line in dict.fromkeys(filter(None, lines)):  # a line twice is one box, as in Ultralytics
+        where = f"{file} line {lines.index(line) + 1}"
         try:
             kind, *values = (float(value) for value in line.split())
         except ValueError:
@@ -125,10 +124,12 @@ def _label_keys(path: Path, folder: Path) -> list[str]:
 def _listed_parts(folder: Path, pictures: Sequence[Path]) -> dict[Path, Part]:
     """The parts of pictures that lists tell, train.txt, valid.txt and so on, as Darknet and CVAT write them."""
     parts: dict[Path, Part] = {}
-    for file in sorted(folder.glob("*.txt"), reverse=True):  # what stands in test.txt, too, is not learnt
-        if part := part_named(file.stem):
-            lines = [line.strip() for line in text(file).splitlines() if line.strip()]
-            parts |= dict.fromkeys(Finder(folder, pictures).find(lines, file).values(), part)
+    lists = [(part, file) for file in sorted(folder.glob("*.txt")) if (part := part_named(file.stem))]
+    for part, file in sorted(
+        lists, key=lambda each: each[0] == "held_out"
+    ):  # last: it is held out, in train.txt or not
+        lines = [line.strip() for line in text(file).splitlines() if line.strip()]
+        parts |= dict.fromkeys(Finder(folder, pictures).find(lines, file).values(), part)
     return parts
 
 
