@@ -345,6 +345,14 @@ def test_one_name_in_two_folders_is_found_by_its_path(tmp_path: Path, capsys: py
         datasets.read_boxes(tmp_path)
 
 
+@pytest.mark.parametrize(("table", "name"), [("instances_train.json", "1.jpg"), ("annotations.json", "train/1.jpg")])
+def test_a_picture_of_another_part_is_another_picture(tmp_path: Path, table: str, name: str) -> None:
+    pictures(tmp_path, "val/1.jpg", "train/2.jpg")
+    write(tmp_path / "annotations" / table, coco(name, "train/2.jpg"))
+    examples, _ = datasets.read_boxes(tmp_path)
+    assert [example.path.name for example in examples] == ["2.jpg"]
+
+
 @pytest.mark.parametrize(("table", "files"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_names_are_compared_in_one_form(tmp_path: Path, table: Any, files: Any) -> None:
     name = "Äpfel für Zoë"

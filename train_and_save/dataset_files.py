@@ -117,8 +117,11 @@ def part_named(name: str) -> Part | None:
 
 def part_above(path: Path, folder: Path) -> Part | None:
     """The part that a folder between `folder` and a file tells."""
-    told = (part_named(name) for name in path.relative_to(folder).parts[:-1])
-    return next((part for part in told if part), None)
+    return _first_part(path.relative_to(folder).parts[:-1])
+
+
+def _first_part(names: Iterable[str]) -> Part | None:
+    return next((part for name in names if (part := part_named(name))), None)
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
@@ -161,7 +164,8 @@ class Finder:
 
         A name that stands at its place, from the table's folder or the data set's, is that picture. Of others as many
         of the last steps count as agree; a name that the table has in several folders needs its folder to agree, too.
-        A name may differ in the letters' case, and lack its suffix. Raises DataError where two pictures would do.
+        A name may differ in the letters' case, and lack its suffix. What lies in another part than name or table
+        tell is another picture. Raises DataError where two pictures would do.
         """
         wanted = {name: steps for name in dict.fromkeys(names) if (steps := _steps(name))}
         often = Counter(steps[-1] for steps in set(wanted.values()))
@@ -190,10 +194,12 @@ class Finder:
         agree = {other: _agreeing(steps[:-1], other[:-1]) for other in alike}
         if often and len(steps) > 1:
             alike = [other for other in alike if agree[other]]
-        best = [other for other in alike if agree[other] == max(agree.values())]
+        parts = {other: part_above(self.places[other], self.folder) for other in alike}
+        if part := _first_part([*steps[:-1], table.stem, *table.relative_to(self.folder).parts[:-1]]):
+            alike = [other for other in alike if parts[other] in (part, None)]
+        best = [other for other in alike if agree[other] == max(agree[each] for each in alike)]
         if len(best) > 1:
-            part = part_named(table.stem)
-            best = [other for other in best if part_above(self.places[other], self.folder) == part] or best
+            best = [other for other in best if parts[other] == part] or best
         if len(best) > 1:
             one, other = sorted(self.places[each] for each in best)[:2]
             raise DataError(f"{table}: {name!r} may be {one} or {other}: name its folder, too.")
