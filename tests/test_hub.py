@@ -3,7 +3,6 @@
 FULL=1 makes the checkpoints as large as the originals (`make test-hub`).
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,12 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image, ImageOps
-from timm.models import save_for_hf
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -28,16 +24,9 @@ from transformers import (
 )
 from ultralytics.engine.results import Results
 from ultralytics.models.yolo.model import YOLO
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import IterableSimpleNamespace
-from ultralytics.utils.loss import v8DetectionLoss
 
 from tests import hub
 from tests.conftest import PHOTOS, ROOT, encoded, serve
-from vision import store
-from vision.models import load_shrink
-from vision.models.classifier import Classifier
-from vision.schemas import ClassifyOptions, Item
 
 FULL = bool(os.environ.get("FULL"))
 VIT, RESNET, RT_DETR = "google/vit-base-patch16-224", "microsoft/resnet-50", "PekingU/rtdetr_v2_r18vd"
@@ -312,104 +301,6 @@ def test_pickled_code_is_never_run(save: Save, root: Path, tmp_path: Path, kind:
     assert models(tmp_path) == []
     torch.load(file, weights_only=False)
     assert mark.exists(), "read without care, it would have run"
-
-
-def checkpoint(**architecture: Any) -> dict[str, Any]:
-    """What trainers before 8.2.48 pickled: a network with its loss, beside figures of NumPy."""
-    model: Any = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
-    model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, data=Path("data.yaml"))
-    model.criterion = v8DetectionLoss(model)
-    model.names = {0: "square", 1: "disc"}
-    model.yaml |= architecture
-    return {"model": None, "ema": model.half(), "train_args": {"imgsz": 64}, "best_fitness": np.float64(0.5)}
-
-
-def test_a_checkpoint_with_its_loss_is_saved_and_the_loss_is_not_built(save: Save, tmp_path: Path) -> None:
-    """As Ultralytics before 8.2.48 left it; `make test-checkpoints` has real ones."""
-    pt = tmp_path / "best.pt"
-    torch.save(checkpoint(), pt)
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(pt)
-    assert {"ultralytics.utils.loss.v8DetectionLoss", "numpy._core.multiarray.scalar"} <= set(names)
-    run = save("path", pt)
-    assert run.returncode == 0, run.stderr
-    assert models(tmp_path) == ["best"]
-
-
-class Constructor:
-    """A pickle that calls a class of the list, where a saved network is only filled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DetectionModel, ("yolov8n.yaml",)
-
-
-def test_a_checkpoint_gets_no_code_to_run_by_what_is_allowed(save: Save, tmp_path: Path) -> None:
-    """Ultralytics evaluates an architecture's activation, and looks its layers' names up among all it has."""
-    pt, mark = tmp_path / "evil.pt", tmp_path / "mark"
-    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
-    layer = [[-1, 1, "torch_safe_load", [str(mark)]]]
-    for content, reason in [
-        (checkpoint(activation=code), "which is no layer"),
-        (checkpoint(head=layer), "its architecture names torch_safe_load, which is no layer"),
-        ({"model": Constructor()}, "it calls a constructor"),
-        ({"model": torch.nn.modules.module.register_module_forward_hook}, "no class of a network"),
-    ]:
-        torch.save(content, pt)
-        run = save("path", pt)
-        assert run.returncode == 1
-        assert reason in run.stderr.strip().splitlines()[-1]
-        assert not mark.exists()
-    assert models(tmp_path) == []
-    with pytest.raises(TypeError):
-        DetectionModel(checkpoint(activation=code)["ema"].yaml, verbose=False)
-    assert mark.exists(), "built without care, it would have run"
-
-
-@pytest.mark.parametrize("name", [VIT, RESNET, RT_DETR, BLIP, VIT_GPT2])
-def test_a_configuration_without_architectures_is_what_its_type_usually_is(
-    save: Save, root: Path, tmp_path: Path, name: str
-) -> None:
-    folder = shutil.copytree(root / name, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    [architecture] = config.pop("architectures")
-    (folder / "config.json").write_text(json.dumps(config))
-    run = save("path", folder)
-    assert run.returncode == 0, run.stderr
-    [saved] = (tmp_path / "bentoml" / "models" / "model").glob("*/")
-    assert store.read_card(saved).architecture == architecture
-    assert json.loads((saved / "config.json").read_text())["architectures"] == [architecture]
-
-
-@pytest.mark.parametrize(("labels", "kind"), [(1000, True), (3, True), (3, False)])
-def test_a_folder_as_timm_writes_it_answers_as_transformers(
-    save: Save, tmp_path: Path, labels: int, kind: bool
-) -> None:
-    """timm's own writer: `architecture` and `pretrained_cfg`, no `model_type`; safetensors, or its pickled twin."""
-    folder = tmp_path / "folder"
-    names = {"label_names": ["ant", "bee", "cow"]} if labels == 3 else {}
-    torch.manual_seed(7)
-    model = timm.create_model("test_resnet", num_classes=labels)
-    save_for_hf(model, str(folder), model_config=names, safe_serialization=kind)
-    assert not {"architectures", "model_type"} & json.loads((folder / "config.json").read_text()).keys()
-    run = save("path", folder, "--name", "timms")
-    assert run.returncode == 0, run.stderr
-    [saved] = (tmp_path / "bentoml" / "models" / "timms").glob("*/")
-    image = Image.open(PHOTOS["cat"]).convert("RGB")
-    shrunk = load_shrink(saved, "classification")(image)
-    classifier = Classifier(saved, store.verify(saved), "cpu")
-    [answer] = classifier.predict([Item(shrunk, image.size, ClassifyOptions(top_k=3))])
-    expected = pipeline("image-classification", model=str(saved if not kind else folder))(image, top_k=3)
-    told = {label.label: label.score for label in cast(Any, answer).labels}
-    assert told == pytest.approx({label["label"]: label["score"] for label in expected}, abs=1e-3)
-    assert labels == 1000 or told.keys() == {"ant", "bee", "cow"}
-
-
-def test_a_type_that_does_no_task_is_told(save: Save, root: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(root / VIT, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text()) | {"architectures": None, "model_type": "vit_mae"}
-    (folder / "config.json").write_text(json.dumps(config))
-    run = save("path", folder)
-    assert run.returncode == 1
-    assert "is of type vit_mae, for none of" in run.stderr.strip().splitlines()[-1]
 
 
 def test_a_bin_is_read_once_and_saved_as_safetensors(save: Save, root: Path, tmp_path: Path) -> None:

@@ -85,12 +85,11 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
         if file.is_file() and file.suffix in (".json", ".txt", ".model", ".safetensors") and file.name != store.CARD:
             shutil.copyfile(file, out / file.name)
     if not config.architectures:
-        named = {"model_type": config.model_type, "architectures": [architecture]}
-        (out / "config.json").write_text(json.dumps(json.loads((path / "config.json").read_text()) | named, indent=2))
+        _complete(out / "config.json", config, architecture)
     if not list(path.glob("*.safetensors")):
-        _convert_bin(path, out, task, architecture, origin)
+        _convert_bin(path, out, config, architecture, origin)
     settings = processor.to_dict()
-    shown = ("size", "crop_size", "crop_pct", "resample", "image_mean", "image_std", "do_center_crop")
+    shown = ("size", "crop_size", "crop_pct", "resample", "image_mean", "image_std", "do_center_crop", "data_config")
     return Card(
         task=task,
         name=_tag_name(origin.name),
@@ -102,6 +101,17 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
         labels=None if task == "captioning" else len(config.id2label),
         input_size=_input_size(settings),
     )
+
+
+def _complete(file: Path, config: Any, architecture: str) -> None:
+    """Write into a config.json, and into `config`, what transformers wants of one that names no architecture."""
+    content = json.loads(file.read_text()) | {"model_type": config.model_type, "architectures": [architecture]}
+    config.architectures = [architecture]
+    # timm tells its own arguments; transformers gives num_classes besides, and Python takes it once only
+    for arguments in (content.get("model_args"), getattr(config, "model_args", None)):
+        if arguments:
+            arguments.pop("num_classes", None)
+    file.write_text(json.dumps(content, indent=2))
 
 
 def _task(model_type: str, architecture: str) -> Task | None:
@@ -134,13 +144,13 @@ def _classes(task: Task, model_type: str) -> tuple[str, ...]:
 PAIRED = {"vision-encoder-decoder": "VisionEncoderDecoderModel"}
 
 
-def _convert_bin(path: Path, out: Path, task: Task, architecture: str, origin: Origin) -> None:
+def _convert_bin(path: Path, out: Path, config: Any, architecture: str, origin: Origin) -> None:
     """Read pytorch_model.bin once, by torch's restricted unpickler, and write it as safetensors."""
     import transformers
 
     try:
         model = getattr(transformers, architecture).from_pretrained(
-            path, local_files_only=True, use_safetensors=False, weights_only=True, dtype=torch.float32
+            path, config=config, local_files_only=True, use_safetensors=False, weights_only=True, dtype=torch.float32
         )
     except Exception as error:
         raise UserError(
@@ -150,10 +160,8 @@ def _convert_bin(path: Path, out: Path, task: Task, architecture: str, origin: O
 
 
 def _input_size(settings: dict[str, Any]) -> tuple[int, int]:
-    size = (
-        settings.get("crop_size") or settings.get("size") or settings.get("pretrained_cfg", {}).get("input_size") or {}
-    )
-    if isinstance(size, list):
+    size = settings.get("crop_size") or settings.get("size") or settings.get("data_config", {}).get("input_size") or {}
+    if isinstance(size, list | tuple):  # timm's: channels, height, width
         return int(size[2]), int(size[1])
     side = size.get("shortest_edge") or size.get("longest_edge") or 224
     return int(size.get("width") or side), int(size.get("height") or side)
