@@ -13,7 +13,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from timm.models import save_for_hf
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import IterableSimpleNamespace
@@ -87,7 +88,7 @@ def test_a_type_that_does_no_task_is_told(save: Save, tmp_path: Path) -> None:
 def test_a_folder_as_timm_writes_it_answers_as_timm(
     save: Save, tmp_path: Path, labels: int, safe: bool, newest: bool
 ) -> None:
-    """By timm's own writer: safetensors or a pickle; the newest tells `model_args`, of which older ones know nothing."""
+    """By its own writer: safetensors or a pickle; the newest tells `model_args`, of which older ones know nothing."""
     torch.manual_seed(7)
     model = timm.create_model("test_resnet", num_classes=labels).eval()
     names = {"label_names": ["ant", "bee", "cow"]} if labels == 3 else {}
