@@ -10,7 +10,7 @@ CASES ?= starters
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image image-cpu test test-fast test-hub test-image test-proxy fuzz soak bench train lint lock sbom
+.PHONY: help serve bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ test-fast: .venv/dev.stamp  ## the tests that need no server and no saved model,
 
 test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals
 	FULL=1 $(BIN)/pytest tests/test_hub.py
+
+test-checkpoints: .venv/dev.stamp  ## YOLO checkpoints that real old releases of Ultralytics write, saved and compared
+	$(BIN)/pytest tests/checkpoints/proof.py
 
 test-image: .venv/dev.stamp  ## build the images with buildah and ask them about photographs (Debian, as root)
 	$(BIN)/pytest -s tests/containerize/image.py

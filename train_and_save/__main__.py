@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train a model of your own and save it")
     command.add_argument("task", choices=TASKS)
     command.add_argument(
-        "data", type=_existing, help="a folder a class; images/ with YOLO or COCO boxes; or with captions"
+        "data", type=_existing, help="a folder a class; pictures with YOLO or COCO boxes, or with captions: README.md"
     )
     command.add_argument("--name", required=True, help="what to call it")
     command.add_argument(

@@ -222,7 +222,7 @@ def test_bad_data_is_told_in_one_line(worker: ProcessPoolExecutor, folders: Path
         ("efficientnet-lite0", folders, r"labels unknown to efficientnet-lite0: 'my coffee'\. Known are 'tench"),
         ("efficientnet-lite0", empty, "no pictures"),
         ("nanodet-g", boxes, "no box with a label that the model knows"),
-        ("flickr8k-captioner", folders, "is no folder"),
+        ("flickr8k-captioner", folders, "has no labels: neither captions.tsv"),
         ("no-such-model", folders, "no-such-model"),
     ]:
         with pytest.raises(DataError, match=line) as caught:

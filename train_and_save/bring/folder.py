@@ -78,7 +78,7 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
         processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{origin.name} cannot be read: {str(error).splitlines()[0]}") from error
-    architecture = (config.architectures or ["of an unnamed class"])[0]
+    architecture = (config.architectures or [_usual_class(config.model_type, origin)])[0]
     task = _task(config.model_type, architecture)
     if task is None:
         raise UserError(
@@ -87,10 +87,12 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
     for file in path.iterdir():
         if file.is_file() and file.suffix in (".json", ".txt", ".model", ".safetensors") and file.name != store.CARD:
             shutil.copyfile(file, out / file.name)
+    if not config.architectures:
+        _complete(out / "config.json", config, architecture)
     if not list(path.glob("*.safetensors")):
-        _convert_bin(path, out, task, architecture, origin)
+        _convert_bin(path, out, config, architecture, origin)
     settings = processor.to_dict()
-    shown = ("size", "crop_size", "crop_pct", "resample", "image_mean", "image_std", "do_center_crop")
+    shown = ("size", "crop_size", "crop_pct", "resample", "image_mean", "image_std", "do_center_crop", "data_config")
     return Card(
         task=task,
         name=_tag_name(origin.name),
@@ -104,30 +106,54 @@ def _prepare_transformers(path: Path, out: Path, origin: Origin) -> Card:
     )
 
 
+def _complete(file: Path, config: Any, architecture: str) -> None:
+    """Write into a config.json, and into `config`, what transformers wants of one that names no architecture."""
+    content = json.loads(file.read_text()) | {"model_type": config.model_type, "architectures": [architecture]}
+    config.architectures = [architecture]
+    # timm tells its own arguments; transformers gives num_classes besides, and Python takes it once only
+    for arguments in (content.get("model_args"), getattr(config, "model_args", None)):
+        if arguments:
+            arguments.pop("num_classes", None)
+    file.write_text(json.dumps(content, indent=2))
+
+
 def _task(model_type: str, architecture: str) -> str | None:
     """Return the task of a transformers class, by the library's own tables."""
+    return next((task for task in TASKS if architecture in _classes(task, model_type)), None)
+
+
+def _usual_class(model_type: str, origin: Origin) -> str:
+    """The class of a configuration that names none, as timm's and older ones: what transformers loads for its type."""
+    usual = [classes[0] for task in TASKS if (classes := _classes(task, model_type))]
+    if len(usual) == 1:
+        return usual[0]
+    found = f"may be a {' or a '.join(usual)}" if usual else f"is of type {model_type}, for none of {', '.join(TASKS)}"
+    raise UserError(
+        f"{origin.name} {found}: its config.json lacks architectures; add the class that it was saved from."
+    )
+
+
+def _classes(task: str, model_type: str) -> tuple[str, ...]:
+    """The transformers classes that do a task for a type of model."""
     tables: dict[str, Any] = {
         "classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         "detection": modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
         "captioning": {**modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, **PAIRED},
     }
-    for task in TASKS:
-        served = tables[task].get(model_type, ())
-        if architecture in ((served,) if isinstance(served, str) else served):
-            return task
-    return None
+    classes = tables[task].get(model_type, ())
+    return (classes,) if isinstance(classes, str) else tuple(classes)
 
 
 PAIRED = {"vision-encoder-decoder": "VisionEncoderDecoderModel"}
 
 
-def _convert_bin(path: Path, out: Path, task: str, architecture: str, origin: Origin) -> None:
+def _convert_bin(path: Path, out: Path, config: Any, architecture: str, origin: Origin) -> None:
     """Read pytorch_model.bin once, by torch's restricted unpickler, and write it as safetensors."""
     import transformers
 
     try:
         model = getattr(transformers, architecture).from_pretrained(
-            path, local_files_only=True, use_safetensors=False, weights_only=True, dtype=torch.float32
+            path, config=config, local_files_only=True, use_safetensors=False, weights_only=True, dtype=torch.float32
         )
     except Exception as error:
         raise UserError(
@@ -137,10 +163,8 @@ def _convert_bin(path: Path, out: Path, task: str, architecture: str, origin: Or
 
 
 def _input_size(settings: dict[str, Any]) -> tuple[int, int]:
-    size = (
-        settings.get("crop_size") or settings.get("size") or settings.get("pretrained_cfg", {}).get("input_size") or {}
-    )
-    if isinstance(size, list):
+    size = settings.get("crop_size") or settings.get("size") or settings.get("data_config", {}).get("input_size") or {}
+    if isinstance(size, list | tuple):  # timm's: channels, height, width
         return int(size[2]), int(size[1])
     side = size.get("shortest_edge") or size.get("longest_edge") or 224
     return int(size.get("width") or side), int(size.get("height") or side)

@@ -109,7 +109,12 @@ def inputs(base: Path, larger: Path) -> Iterator[Path]:
     yield base
     config = json.loads((base / "config.json").read_text())
     seen = config.get("pretrained_cfg", {})
-    if config["model_type"] != "timm_wrapper" or seen.get("fixed_input_size") or "input_size" not in seen:
+    # timm itself writes no model_type
+    if (
+        config.get("model_type", "timm_wrapper") != "timm_wrapper"
+        or seen.get("fixed_input_size")
+        or "input_size" not in seen
+    ):
         return
     channels, height, width = seen["input_size"]
     size = [channels, round(height * 1.5 / 32) * 32, round(width * 1.5 / 32) * 32]

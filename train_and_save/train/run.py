@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from train_and_save import datasets
 from train_and_save.answered import answered
 from train_and_save.datasets import DataError, Example
+from train_and_save.datasets.files import tell_left_out
 from vision.bento import store
 from vision.core import images
 from vision.core.engine import GRAPH_CONFIG
@@ -60,7 +61,7 @@ def read_parts(run: Run, examples: Sequence[Example], key: Callable[[Example], s
     good, bad = datasets.readable(examples)
     for path, reason in bad:
         print(f"left out {path}: {reason}", file=sys.stderr)
-    parts = split(good, key, [datasets.own_part(example.path, run.data) for example in good], run.seed)
+    parts = split(good, key, run.seed)
     for part in ("train", "held_out"):
         if not parts[part]:
             raise DataError(f"{run.data} leaves no pictures for {part}: there are only {len(good)}.")
@@ -72,28 +73,41 @@ def read_parts(run: Run, examples: Sequence[Example], key: Callable[[Example], s
     if before.is_file() and before.read_text() != digest:
         raise DataError(f"{run.data} has changed since this training was stopped: delete {run.folder} to start anew.")
     before.write_text(digest)
-    return parts, f"{len(good)} pictures: {counts}; {len(bad)} left out as unusable; sha256 of all {digest}"
+    dealt = sum(map(len, parts.values()))
+    left = f"{len(bad)} left out as unusable" + (f", {len(good) - dealt} as held out, too" if dealt < len(good) else "")
+    return parts, f"{dealt} pictures: {counts}; {left}; sha256 of all {digest}"
 
 
-def split(
-    examples: Sequence[Example], key: Callable[[Example], str], own: Sequence[str | None], seed: int
-) -> Parts[Example]:
-    """Deal examples to PARTS, 70 / 10 / 20 of each key; where the data has its own train and val, val is held out."""
-    has_own = {"train", "held_out"} <= set(own)
+def split(examples: Sequence[Example], key: Callable[[Example], str], seed: int) -> Parts[Example]:
+    """Deal examples to PARTS, 70 / 10 / 20 of each key; where the data has its own train and val, val is held out.
+
+    The same picture, though it may lie there several times, comes into one part. Of what the data's own train and val
+    both have, train's is left out.
+    """
+    has_own = {"train", "held_out"} <= {example.part for example in examples}
     parts: Parts[Example] = {part: [] for part in PARTS}
-    groups: dict[str, list[Example]] = {}
-    for example, part in zip(examples, own, strict=True):
-        if has_own and part == "held_out":
-            parts["held_out"].append(example)
+    if has_own:
+        parts["held_out"] = [example for example in examples if example.part == "held_out"]
+    held_out = {example.pixels for example in parts["held_out"]}
+    groups: dict[str, dict[str, list[Example]]] = {}
+    twins = []
+    for example in examples:
+        if has_own and example.part == "held_out":
+            continue
+        if example.pixels in held_out:
+            twins.append(example.path)
         else:
-            groups.setdefault(key(example), []).append(example)
-    for _, group in sorted(groups.items()):
-        random.Random(seed).shuffle(group)
-        held = 0 if has_own else max(1, round(0.2 * len(group)))
-        chosen = max(1, round(0.1 * len(group)))
-        parts["held_out"] += group[:held]
-        parts["choose"] += group[held : held + chosen]
-        parts["train"] += group[held + chosen :]
+            groups.setdefault(key(example), {}).setdefault(example.pixels, []).append(example)
+    tell_left_out("pictures of train that are held out, too", twins)
+    for _, same in sorted(groups.items()):
+        clusters = list(same.values())
+        random.Random(seed).shuffle(clusters)
+        count = sum(map(len, clusters))
+        wanted = {"held_out": 0 if has_own else max(1, round(0.2 * count)), "choose": max(1, round(0.1 * count))}
+        for cluster in clusters:
+            part = next((part for part, left in wanted.items() if left > 0), "train")
+            parts[part] += cluster
+            wanted[part] = wanted.get(part, 0) - len(cluster)
     return parts
 
 
