@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from time import perf_counter, process_time
@@ -33,7 +33,7 @@ class Load(BaseModel):
     """Share of a core that the client took."""
 
 
-def multipart(pictures: Sequence[bytes], fields: dict[str, int]) -> bytes:
+def multipart(pictures: Sequence[bytes], fields: Mapping[str, object]) -> bytes:
     """A form with the pictures as files in `images`, and the fields."""
     parts = [
         b'Content-Disposition: form-data; name="images"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + picture

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,41 +12,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from testkit.copies import save_copy
 from testkit.photographs import PHOTOS, encoded
 from testkit.servers import OFFLINE, ROOT, SERVE, Served, another, free_port, frozen, metric, served, until
-
-COPY = """
-import json, shutil, sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from vision.bento import store
-source, name, first = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-with TemporaryDirectory() as place:
-    folder = Path(place)
-    for file in source.iterdir():
-        if file.name not in ("card.json", "model.yaml"):
-            shutil.copy(file, folder)
-    config = json.loads((folder / "openvino.json").read_text())
-    config["labels"] = [f"{first} {label}" for label in config["labels"]]
-    (folder / "openvino.json").write_text(json.dumps(config))
-    if sys.argv[4]:
-        (folder / "openvino.xml").write_text(sys.argv[4])
-    card = store.read_card(source).model_copy(update={"name": name})
-    print(store.save(folder, card, store.version(folder)))
-"""
-
-
-def save_copy(home: Path, name: str, first: str, graph: str = "") -> str:
-    """Save the starter classifier once more, under a name, its labels behind a word; return its tag.
-
-    graph: what stands in its graph's file instead.
-    """
-    [source] = (home / "models" / "efficientnet-lite0").glob("*/openvino.xml")
-    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
-    command = [sys.executable, "-c", COPY, str(source.parent), name, first, graph]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
 
 
 class Several:
@@ -66,7 +33,7 @@ class Several:
 @pytest.fixture(scope="module")
 def several(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
     place = another(home, tmp_path_factory)
-    older, newer = save_copy(place, "dogs", "old"), save_copy(place, "dogs", "new")
+    older, newer = save_copy(place, "dogs", "old "), save_copy(place, "dogs", "new ")
     with served(place, VISION_CLASSIFICATION_MODEL=f"efficientnet-lite0, {newer},{older}") as running:
         [lite0] = [folder.name for folder in (place / "models" / "efficientnet-lite0").glob("*/")]
         yield Several(running, [f"efficientnet-lite0:{lite0}", newer, older])
@@ -220,7 +187,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_name(
     home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     place = another(home, tmp_path_factory)
-    tag = save_copy(place, "dogs", "some", graph="no graph")
+    tag = save_copy(place, "dogs", "some ", graph="no graph")
     setting = {"VISION_CLASSIFICATION_MODEL": f"efficientnet-lite0,{tag}"}
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(place), **setting}
     command = [SERVE[0], "serve", "--port", str(free_port())]
@@ -231,7 +198,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_name(
 
 def test_a_bento_pins_all_of_them_in_their_order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     place = another(home, tmp_path_factory)
-    tag = save_copy(place, "dogs", "some")
+    tag = save_copy(place, "dogs", "some ")
     setting = {"VISION_CLASSIFICATION_MODEL": f"{tag},efficientnet-lite0"}
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(place), **setting}
     command = [SERVE[0], "build", "--output", "tag"]

@@ -85,6 +85,3 @@ class VisionError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
-
-    def __reduce__(self) -> tuple[type["VisionError"], tuple[Code, str]]:
-        return type(self), (self.code, self.message)

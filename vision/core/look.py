@@ -105,7 +105,7 @@ async def look(
     ms = {"decode": _ms(start, decoded)}
 
     async def ask(word: str, asked: Question) -> Result:
-        with tracer.start_as_current_span(word):
+        with tracer.start_as_current_span(word, attributes={"model": asked.model.tag}):
             result = await asked.model.queue.predict(Item(shown[word], size, asked.options), among)
         ms[word] = _ms(decoded, perf_counter())
         return result
