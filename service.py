@@ -159,7 +159,10 @@ class Vision:
 
     async def readiness(self) -> dict[str, dict[str, str]]:
         """Say of each runner and model whether it is ready, starting, unreachable, or stopping with the service."""
-        alive = dict(zip(TASKS, await asyncio.gather(*map(self._is_alive, TASKS)), strict=True))
+        if shutdown.DRAINING.is_set():  # no runner is asked: who asks should know at once
+            alive = dict.fromkeys(TASKS, False)
+        else:
+            alive = dict(zip(TASKS, await asyncio.gather(*map(self._is_alive, TASKS)), strict=True))
         models = {model.tag: self._state(model, alive) for served in self.models.values() for model in served}
         runners = {
             task: next((models[model.tag] for model in served if models[model.tag] != "ready"), "ready")
