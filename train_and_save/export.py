@@ -2,7 +2,7 @@
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
 the model's card. A graph that does many pictures faster with a core for each (OpenVINO's streams) is marked as such.
-Classifiers, NanoDet, YOLO, RT-DETR and kin, and captioners of captioner_graphs.py have graphs.
+Classifiers, NanoDet, YOLO, RT-DETR and kin, and captioners of captioner_parts.py have graphs.
 Single precision only: half precision was slower wherever it was tried (benchmarks/README.md).
 """
 
@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +28,9 @@ from PIL import Image
 from torch import nn
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from train_and_save.captioner_graphs import Family, Say, See, family
 from vision.models import engine, nanodet_module
 from vision.models.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
+from vision.models.captioner_parts import Family, Say, See, family, rules
 from vision.models.classifier import GraphNetwork
 from vision.models.detr import DetrNetwork, QueriesAlone
 from vision.models.engine import GRAPH_CONFIG
@@ -47,21 +48,6 @@ TOLERANCE = 1e-3
 PIXEL_TOLERANCE = 0.01
 """Of normalised pixels, in the mean: Pillow's resizing and torchvision's round in their own ways. A crop that lies a
 pixel aside makes 0.3."""
-
-PLAIN_SEARCH = {
-    "do_sample": False,
-    "early_stopping": False,
-    "length_penalty": 1.0,
-    "repetition_penalty": 1.0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "bad_words_ids": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "begin_suppress_tokens": None,
-    "num_return_sequences": 1,
-}
-"""What vision/models/beam_search.py leaves out of transformers' GenerationConfig."""
 
 SECONDS = 1.0
 EAGER, OPENVINO, OPENVINO_STREAMS = "pytorch eager", "openvino float32", "openvino float32, streams"
@@ -192,12 +178,9 @@ def _captioning(folder: Path) -> dict[str, float]:
 
 
 def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> None:
-    steps, search = _steps(eager.processor), parts.search
+    steps, found = _steps(eager.processor), rules(parts)
     if steps is None or not isinstance(steps["resize"], list) or steps["crop"]:
         raise ValueError("its preprocessing is not known here.")
-    for name, plain in PLAIN_SEARCH.items():
-        if getattr(search, name, None) not in (None, plain):
-            raise ValueError(f"its search has {name}, which is not known here.")
     height, width = steps["resize"]
     see, say = See(parts).eval(), Say(parts).eval()
     pixels = torch.zeros(2, 3, height, width)
@@ -210,16 +193,7 @@ def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> N
     tokens, parents = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
     shapes = [[-1], [-1], [-1, *cache[:3], -1, head], *([-1, *part.shape[1:]] for part in seen)]
     _convert(say, (tokens, parents, said, *seen), shapes, out / DECODER_GRAPH)
-    rules = {
-        "decoder_start_token_id": parts.start,
-        "eos_token_id": parts.end,
-        "max_new_tokens": search.max_new_tokens or (search.max_length or 21) - 1,  # that length counts the start
-        "num_beams": search.num_beams or 1,
-        "no_repeat_ngram_size": search.no_repeat_ngram_size or 0,
-        "suppress_tokens": search.suppress_tokens or [],
-        "positions": parts.positions,
-    }
-    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": rules, "cache": cache}, indent=1))
+    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": asdict(found), "cache": cache}, indent=1))
 
 
 def _difference_of_log_probs(graph: GraphWriter, parts: Family, eager: TransformersWriter) -> float:

@@ -4,15 +4,18 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
 from vision import images
 from vision.errors import Code, VisionError
-from vision.models.engine import GRAPH_CONFIG
+from vision.models.engine import GRAPH_CONFIG, DeviceLostError
 from vision.models.pixels import Shrink, Steps
 from vision.schemas import Card, Item, Task
+
+if TYPE_CHECKING:
+    from vision.models.cuda import Plan
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +26,22 @@ class Predictor(Protocol):
     def predict(self, items: Sequence[Item[Any]]) -> Sequence[BaseModel | VisionError]: ...
 
 
-def load(folder: Path, card: Card, device: str) -> Predictor:
-    """Load a saved model onto a device ("cpu" or "cuda")."""
+def load(folder: Path, card: Card, device: str, how: "Plan | None" = None) -> Predictor:
+    """Load a saved model onto a device ("cpu" or "cuda:0"); how: the way of GPUs, see plan."""
     # Imported one by one, so that a process holds only the libraries of its own model.
     match card.task:
         case "classification":
             from vision.models.classifier import Classifier
 
-            return Classifier(folder, card, device)
+            return Classifier(folder, card, device, how)
         case "captioning":
             from vision.models.captioner import Captioner
 
-            return Captioner(folder, card, device)
+            return Captioner(folder, card, device, how)
         case "detection":
             from vision.models.detector import Detector
 
-            return Detector(folder, card, device)
+            return Detector(folder, card, device, how)
 
 
 def load_shrink(folder: Path, task: Task) -> Shrink:
@@ -83,10 +86,12 @@ def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel
     """Predict a batch so that a failure stays with the item that caused it.
 
     A batch that raises, out of memory for example, is halved and tried again; an item that raises alone has
-    INFERENCE_FAILED in its place.
+    INFERENCE_FAILED in its place. Raises DeviceLostError: then nothing more can be predicted in this process.
     """
     try:
         return list(model.predict(items))
+    except DeviceLostError:
+        raise
     except Exception:
         log.exception("%s failed on a batch of %d", model.card.name, len(items))
     if len(items) == 1:

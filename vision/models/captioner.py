@@ -1,13 +1,14 @@
 """Captioning: the steps that every captioner shares; behind them are two saved graphs, or a transformers model."""
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -17,6 +18,11 @@ from vision.models.beam_search import BeamSearch, Rules
 from vision.models.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint, Running
 from vision.models.pixels import Steps
 from vision.schemas import Caption, CaptionOptions, Card, Item, Model, Pixels
+
+if TYPE_CHECKING:
+    from vision.models.cuda import Plan
+
+log = logging.getLogger(__name__)
 
 SEEN = 4
 """Pictures that a graph sees at once; a CPU is no faster with more."""
@@ -33,20 +39,28 @@ class Writer(Protocol):
         ...
 
 
-def load_writer(folder: Path, device: str) -> Writer:
+def load_writer(folder: Path, device: str, how: "Plan | None" = None) -> Writer:
     if engine.has_graph(folder, device) and (folder / DECODER_GRAPH).is_file():
         has_streams = engine.read(folder / GRAPH).has_rt_info(STREAMS)
         return StreamsWriter(folder) if has_streams else GraphWriter(folder)
     from vision.models.transformers_captioner import TransformersWriter
 
-    return TransformersWriter(folder, device)
+    if how is None:
+        return TransformersWriter(folder, device)
+    from vision.models.cuda_captioner import CudaWriter
+
+    try:
+        return CudaWriter(folder, how)
+    except ValueError as error:
+        log.warning("written by transformers' generate(), step by step: %s", error)
+        return TransformersWriter(folder, how.device, how.dtype)
 
 
 class Captioner:
-    def __init__(self, folder: Path, card: Card, device: str) -> None:
+    def __init__(self, folder: Path, card: Card, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder in Hugging Face layout, weights as safetensors, with or without graphs."""
         self.card = card
-        self.writer = load_writer(folder, device)
+        self.writer = load_writer(folder, device, how)
 
     def predict(self, items: Sequence[Item[CaptionOptions]]) -> list[Caption]:
         """Return one result an item, in order; items with the same options are written together."""
@@ -89,7 +103,7 @@ class GraphWriter:
         return np.zeros((sentences, *self.cache[:3], 0, self.cache[3]), np.float32)
 
     def _search(self, seen: Sequence[Floats], searches: Sequence[BeamSearch]) -> None:
-        """Search until all are done; seen: arrays (B, ...), as train_and_save/captioner_graphs.py has them."""
+        """Search until all are done; seen: arrays (B, ...), as captioner_parts.py has them."""
         running = list(searches)
         said, parents = self.nothing_said(len(running)), np.arange(len(running))
         while running:

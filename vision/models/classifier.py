@@ -3,14 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.models import engine
 from vision.models.engine import GRAPH_CONFIG, Floats
 from vision.models.pixels import Steps
 from vision.schemas import Card, Classification, ClassifyOptions, Item, Label, Model, Pixels
+
+if TYPE_CHECKING:
+    from vision.models.cuda import Plan
 
 
 class Network(Protocol):
@@ -18,28 +22,28 @@ class Network(Protocol):
     multi_label: bool
     """Whether each label is scored for itself; else the scores are a distribution."""
 
-    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
-        """Return (B, 3, H, W)."""
+    def preprocess(self, pictures: Sequence[Pixels]) -> NDArray[Any]:
+        """Return (B, 3, H, W), normalised; for a GPU (B, H, W, 3) as bytes, where that is known how to."""
         ...
 
-    def engine(self, inputs: Floats) -> tuple[Floats, ...]:
+    def engine(self, inputs: NDArray[Any]) -> tuple[Floats, ...]:
         """Return the logits (B, labels) alone."""
         ...
 
 
-def load_network(folder: Path, device: str) -> Network:
+def load_network(folder: Path, device: str, how: "Plan | None" = None) -> Network:
     if engine.has_graph(folder, device) and (folder / GRAPH_CONFIG).is_file():
         return GraphNetwork(folder)
     from vision.models.transformers_classifier import TransformersNetwork
 
-    return TransformersNetwork(folder, device)
+    return TransformersNetwork(folder, device, how)
 
 
 class Classifier:
-    def __init__(self, folder: Path, card: Card, device: str) -> None:
+    def __init__(self, folder: Path, card: Card, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder in Hugging Face layout, weights as safetensors, with or without a graph."""
         self.card = card
-        self.network = load_network(folder, device)
+        self.network = load_network(folder, device, how)
 
     def predict(self, items: Sequence[Item[ClassifyOptions]]) -> list[Classification]:
         """Return one result an item, in order."""

@@ -5,7 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from vision import images
 from vision.errors import Code, VisionError
 from vision.models.pixels import Shrink
 from vision.schemas import Card, DetectedObject, Detection, DetectOptions, Item, Model, Pixels
+
+if TYPE_CHECKING:
+    from vision.models.cuda import Plan
 
 
 class Found(NamedTuple):
@@ -36,22 +39,22 @@ class Network(Protocol):
         ...
 
 
-def load_network(folder: Path, device: str) -> Network:
+def load_network(folder: Path, device: str, how: "Plan | None" = None) -> Network:
     """Load the network that config.json's model_type names."""
     # Imported one by one: a process should hold only the libraries of its own network.
     match json.loads((folder / "config.json").read_text())["model_type"]:
         case "nanodet":
             from vision.models.nanodet import NanoDetNetwork
 
-            return NanoDetNetwork(folder, device)
+            return NanoDetNetwork(folder, device, how)
         case "yolo":
             from vision.models.yolo import YoloNetwork
 
-            return YoloNetwork(folder, device)
+            return YoloNetwork(folder, device, how)
         case _:
             from vision.models.detr import DetrNetwork
 
-            return DetrNetwork(folder, device)
+            return DetrNetwork(folder, device, how)
 
 
 def by_shape(inputs: Sequence[Any]) -> list[list[int]]:
@@ -118,10 +121,10 @@ def without_overlaps(
 
 
 class Detector:
-    def __init__(self, folder: Path, card: Card, device: str) -> None:
+    def __init__(self, folder: Path, card: Card, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder with config.json and weights as safetensors."""
         self.card = card
-        self.network = load_network(folder, device)
+        self.network = load_network(folder, device, how)
 
     def predict(self, items: Sequence[Item[DetectOptions]]) -> list[Detection | VisionError]:
         """Return one result an item, in order; an unknown label in an item's filter is that item's error."""
