@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import vision
-from vision import http, images, logs, metrics, models, preflight, shutdown, store, wire
+from vision import gpu_metrics, http, images, logs, metrics, models, preflight, shutdown, store, wire
 from vision.app import AppFactory
 from vision.coalesce import Coalescer
 from vision.door import Door
@@ -145,6 +145,7 @@ class Vision:
     async def start_warming(self) -> None:
         self._alive = shutdown.drain_first(SETTINGS.drain_seconds)
         self._warming = asyncio.create_task(self._warm_up())
+        self._watching = asyncio.create_task(gpu_metrics.watch())
 
     @bentoml.on_shutdown
     async def leave_runners(self) -> None:

@@ -271,7 +271,9 @@ def _machine(device: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
     isa = " ".join([platform.machine(), *(flag for flag in FLAGS if flag in flags)])
-    processor = torch.cuda.get_device_name() if device == "cuda" else f"CPU, torch threads: {torch.get_num_threads()}"
+    processor = (
+        torch.cuda.get_device_name(device) if device != "cpu" else f"CPU, torch threads: {torch.get_num_threads()}"
+    )
     names = ("openvino", "torch", "torchvision", "transformers", "timm", "torchmetrics", "pycocotools", "pillow")
     libraries = ", ".join(f"{name} {version(name)}" for name in names)
     cores = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"

@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,10 +30,10 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from vision.models import engine, nanodet_module
 from vision.models.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
 from vision.models.captioner_parts import Family, Say, See, family, rules
-from vision.models.classifier import GraphNetwork
 from vision.models.detr import DetrNetwork, QueriesAlone
 from vision.models.engine import GRAPH_CONFIG
 from vision.models.nanodet import SIDE
+from vision.models.pixels import Steps
 from vision.models.transformers_captioner import TransformersWriter
 from vision.models.transformers_classifier import TransformersNetwork
 from vision.schemas import CaptionOptions, Card, Pixels
@@ -82,14 +81,24 @@ def add_graph(folder: Path, card: Card) -> Card:
 
 def _classification(folder: Path) -> dict[str, float]:
     network = TransformersNetwork(folder, "cpu")
-    paces = _add_graph(folder, network.module, _noise(*_shape(lambda grey: network.preprocess([grey]))))
-    steps = _steps(network.processor)
-    if steps and engine.has_graph(folder, "cpu"):
-        around = {"labels": network.labels, "multi_label": network.multi_label, **steps}
-        (folder / GRAPH_CONFIG).write_text(json.dumps(around, indent=1))
-        if not _same_pixels(GraphNetwork(folder).preprocess, network.preprocess):
-            (folder / GRAPH_CONFIG).unlink()
-    return paces
+    around = {"labels": network.labels, "multi_label": network.multi_label}
+    _write_steps(folder, network.processor, network.preprocess, around)
+    return _add_graph(folder, network.module, _noise(*_shape(lambda grey: network.preprocess([grey]))))
+
+
+def _write_steps(
+    folder: Path, processor: Any, preprocess: Callable[[list[Pixels]], Any], around: dict[str, Any] | None = None
+) -> None:
+    """Write a processor's steps, with what else stands around the network, if Steps does them in the same way.
+
+    Who runs the network without transformers' processor needs them: a graph, and a GPU, which is given bytes.
+    """
+    steps = _steps(processor)
+    if steps is None:
+        return
+    (folder / GRAPH_CONFIG).write_text(json.dumps({**(around or {}), **steps}, indent=1))
+    if not _same_pixels(Steps.load(folder), preprocess):
+        (folder / GRAPH_CONFIG).unlink()
 
 
 def _shape(preprocess: Callable[[Pixels], Any]) -> tuple[int, ...]:
@@ -107,8 +116,9 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         return _timm_steps(processor)
     settings = processor.to_dict()
     size = settings.get("size") or {}
-    if not all(settings.get(step) for step in ("do_resize", "do_rescale", "do_normalize")):
+    if not all(settings.get(step) for step in ("do_resize", "do_rescale")) or settings.get("do_pad"):
         return None
+    normalized = settings.get("do_normalize")
     resize: int | list[int] | None = None
     crop = (settings.get("crop_size") or {}).get("height") if settings.get("do_center_crop") else None
     if "height" in size:
@@ -124,8 +134,8 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         "resize": resize,
         "crop": crop,
         "resample": Image.Resampling(settings["resample"]).name,
-        "mean": settings["image_mean"],
-        "std": settings["image_std"],
+        "mean": settings["image_mean"] if normalized else [0.0] * 3,
+        "std": settings["image_std"] if normalized else [1.0] * 3,
     }
 
 
@@ -158,6 +168,7 @@ def _picture(height: int, width: int) -> Pixels:
 
 def _captioning(folder: Path) -> dict[str, float]:
     eager = TransformersWriter(folder, "cpu")
+    _write_steps(folder, eager.processor, eager.preprocess)
     with _two_folders() as (graphs, streams):
         parts = family(eager.model)
         _convert_captioner(parts, eager, graphs)
@@ -230,6 +241,7 @@ def _detr(folder: Path) -> dict[str, float]:
     if network.preprocess(_picture(48, 64)).keys() != {"pixel_values"}:
         raise ValueError("its inputs have masks, and a graph takes none.")
     shape = _shape(lambda grey: network.preprocess(grey)["pixel_values"])
+    _write_steps(folder, network.processor, lambda pictures: network.preprocess(pictures[0])["pixel_values"])
     return _add_graph(folder, QueriesAlone(network.model), _noise(*shape))
 
 
@@ -266,6 +278,8 @@ def _seeded() -> torch.Generator:
 
 
 def _convert(module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], out: Path) -> None:
+    import openvino as ov  # late, here and below: a model for a GPU is saved without it
+
     with torch.inference_mode(), warnings.catch_warnings():
         # Of torch.jit.trace, which convert_model goes through, and of checks of shapes, which are constants here.
         warnings.simplefilter("ignore", FutureWarning)
@@ -293,6 +307,8 @@ def _refuse(difference: float, most: float = TOLERANCE) -> None:
 
 def _mark(graphs: Path, out: Path) -> None:
     """Copy graphs, marked as faster with a core for each picture."""
+    import openvino as ov
+
     shutil.copytree(graphs, out, dirs_exist_ok=True)
     model = engine.read(graphs / engine.GRAPH)
     model.set_rt_info("yes", engine.STREAMS)

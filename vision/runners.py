@@ -10,13 +10,15 @@ import numpy as np
 from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.models import BentoModel
 
-from vision import logs, metrics, models, shutdown, store
+from vision import device, logs, metrics, models, shutdown, store
 from vision.app import RunnerService
 from vision.errors import VisionError
-from vision.schemas import OPTIONS, Failure, Item, Task
+from vision.models.engine import DeviceLostError
+from vision.schemas import OPTIONS, TASKS, Failure, Item, Task
 from vision.settings import SETTINGS
 
-MAX_BATCH_SIZE = 16
+MAX_BATCH_SIZE = 32 if any(device.likely_gpu(SETTINGS.device, task) for task in TASKS) else 16
+"""Pictures in a call of a runner. GPUs are fed best by many; a CPU is no faster, and others would wait longer."""
 
 BESIDE: dict[Task, int] = {"classification": 8, "captioning": 4, "detection": 8}
 """Pictures that a runner takes while it works on a batch: so it has some when the batch is done, and who comes later
@@ -31,8 +33,6 @@ TRACING: Any = (
 )
 
 CONFIG: dict[str, Any] = {
-    # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
-    "resources": {"gpu": 0.33},
     "service_class": RunnerService,
     "threads": 2,
     "tracing": TRACING,
@@ -66,18 +66,30 @@ class Runner:
 
     def __init__(self) -> None:
         logs.configure()
-        device = models.pick_device(SETTINGS.device)
+        wanted = device.wanted(SETTINGS.device, self.task)
+        place = models.pick_device(wanted)
         folder = Path(self.stored.path)
-        self._model = models.load(folder, store.verify(folder), device)
-        self._warm_up(device)
+        try:
+            self._model = models.load(folder, store.verify(folder), place, engines=SETTINGS.engine_dir)
+            self._warm_up(place)
+        except DeviceLostError as error:
+            shutdown.leave_for_another(f"{self.task}: {place} is lost: {error}")
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
-        why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
-        log.info("%s: %s:%s on %s%s", self.task, self._model.card.name, self._model.card.version, device, why)
+        why = " (no GPU found)" if wanted == "auto" and place == "cpu" else ""
+        _, gpu = device.choose(place)
+        where = f"{place} ({gpu})" if gpu else f"{place}{why}"
+        log.info("%s: %s:%s on %s", self.task, self._model.card.name, self._model.card.version, where)
 
-    def _warm_up(self, device: str) -> None:
-        """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use."""
+    def _warm_up(self, place: str) -> None:
+        """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use.
+
+        On a GPU in every size of a batch, which are recorded now.
+        """
         grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), OPTIONS[self.task]())
-        for size in (1, 2) if device == "cpu" else (1, MAX_BATCH_SIZE // 2, MAX_BATCH_SIZE):
+        sizes = [1, 2]
+        while place != "cpu" and sizes[-1] < MAX_BATCH_SIZE:
+            sizes.append(2 * sizes[-1])
+        for size in sizes:
             models.predict_each(self._model, [grey] * size)
 
     @bentoml.on_startup
@@ -91,8 +103,11 @@ class Runner:
             Item(item["pixels"], item["size"], OPTIONS[self.task].model_construct(**item["options"])) for item in items
         ]
         metrics.BATCH_IMAGES.labels(self.task).observe(len(batch))
-        with metrics.INFERENCE_SECONDS.labels(self.task).time():
-            results = models.predict_each(self._model, batch)
+        try:
+            with metrics.INFERENCE_SECONDS.labels(self.task).time():
+                results = models.predict_each(self._model, batch)
+        except DeviceLostError as error:
+            shutdown.leave_for_another(f"{self.task}: its GPU is lost: {error}")
         return [(Failure.of(result) if isinstance(result, VisionError) else result).model_dump() for result in results]
 
 

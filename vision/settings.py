@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vision import device
 from vision.images import FORMATS, Format, Limits
-from vision.schemas import Task
+from vision.schemas import TASKS, Task
 
 PREFIX = "VISION_"
 
@@ -31,6 +32,15 @@ def _split_keys(value: Any) -> Any:
     return dict(entry.strip().partition(":")[::2] for entry in value.split(",")) if isinstance(value, str) else value
 
 
+def _check_device(value: str) -> str:
+    for task in TASKS:
+        device.wanted(value, task)
+    named = {part.partition("=")[0].strip() for part in value.split(",")} if "=" in value else set()
+    if unknown := named - set(TASKS):
+        raise ValueError(f"{', '.join(sorted(unknown))} is no task; they are {', '.join(TASKS)}")
+    return value
+
+
 ApiKeys = Annotated[
     dict[str, Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]], NoDecode, BeforeValidator(_split_keys)
 ]
@@ -45,7 +55,14 @@ class Settings(BaseSettings):
     captioning_model: str = Field(MODELS["captioning"], description="Store tag, name or name:version.")
     detection_model: str = Field(MODELS["detection"], description="Store tag, name or name:version.")
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one.")
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        "auto",
+        description="auto takes a GPU where there is one; cpu, cuda, cuda:1, or a device for each task: "
+        "detection=cuda:1,classification=cuda:0.",
+    )
+    engine_dir: Path | None = Field(
+        None, description="Where `optimize` keeps code for this GPU; beside the model in the store where unset."
+    )
 
     max_images: int = Field(16, ge=1, le=64, description="Pictures in a request.")
     max_image_bytes: int = Field(20_000_000, ge=1, description="Bytes of a picture.")

@@ -6,6 +6,7 @@ runner would fail.
 
 import asyncio
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from bentoml._internal.utils import circus
 
@@ -22,6 +23,11 @@ from vision import hop
 
 UVICORN_STOPS = 0.5
 """Seconds within which uvicorn has stopped accepting: it looks for its signal every 0.1 s."""
+
+LOST = 70
+"""Exit status of a runner whose GPU is lost."""
+
+log = logging.getLogger("bentoml.vision")
 
 DRAINING = Event()
 """Set in the public process from SIGTERM on."""
@@ -85,3 +91,14 @@ def _on_sigterm(then: Callable[[Callable[[], None]], None]) -> None:
 def _lock_file() -> Path:
     """A file beside the runners' sockets."""
     return next(iter(hop.sockets().values())).parent / "public.lock"
+
+
+def leave_for_another(reason: str) -> NoReturn:
+    """In a runner that can do nothing more: end at once, so that BentoML starts another in its place.
+
+    What was in work there fails as retryable, as when a runner is killed.
+    """
+    log.critical("%s. This process ends, and another takes its place.", reason)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(LOST)

@@ -1,6 +1,5 @@
 """The three models: load once, `predict(items)` -> a result or an error per item. Free of BentoML and HTTP."""
 
-import ctypes
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import BaseModel
 
 from vision import images
+from vision.device import choose
 from vision.errors import Code, VisionError
 from vision.models.engine import GRAPH_CONFIG, DeviceLostError
 from vision.models.pixels import Shrink, Steps
@@ -26,8 +26,17 @@ class Predictor(Protocol):
     def predict(self, items: Sequence[Item[Any]]) -> Sequence[BaseModel | VisionError]: ...
 
 
-def load(folder: Path, card: Card, device: str, how: "Plan | None" = None) -> Predictor:
-    """Load a saved model onto a device ("cpu" or "cuda:0"); how: the way of GPUs, see plan."""
+def load(folder: Path, card: Card, device: str, how: "Plan | None" = None, engines: Path | None = None) -> Predictor:
+    """Load a saved model onto a device, "cpu" or "cuda:0".
+
+    how: on a GPU, the precision and the code to run; by default what `optimize` kept, in its folder `engines` or beside
+    the model, if that was made for this GPU.
+    """
+    if device != "cpu" and how is None:
+        from vision.models import cuda
+
+        folders = [folder] if engines is None else [engines / f"{card.name}-{card.version}", folder]
+        how = cuda.plan(card.name, device, folders)
     # Imported one by one, so that a process holds only the libraries of its own model.
     match card.task:
         case "classification":
@@ -70,16 +79,16 @@ def load_whole(loader: Any, folder: Path) -> Any:
 
 
 def pick_device(wanted: str) -> str:
-    """Settle "auto" on "cuda" where torch sees a GPU, else on "cpu"."""
-    if wanted != "auto":
-        return wanted
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "cpu"  # without NVIDIA's driver; torch, which takes seconds to import, need not be asked
-    import torch
+    """Settle "auto", "cpu", "cuda" or "cuda:1" on "cpu" or one GPU; "auto" on the first that torch can use.
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    Raises ValueError where the GPU that is wanted is not there.
+    """
+    device, gpu = choose(wanted)
+    if gpu is not None and wanted == "auto":
+        import torch  # a build without CUDA sees no GPU
+
+        device = device if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel | VisionError]:

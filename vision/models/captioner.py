@@ -40,7 +40,7 @@ class Writer(Protocol):
 
 
 def load_writer(folder: Path, device: str, how: "Plan | None" = None) -> Writer:
-    if engine.has_graph(folder, device) and (folder / DECODER_GRAPH).is_file():
+    if how is None and engine.has_graph(folder, device) and (folder / DECODER_GRAPH).is_file():
         has_streams = engine.read(folder / GRAPH).has_rt_info(STREAMS)
         return StreamsWriter(folder) if has_streams else GraphWriter(folder)
     from vision.models.transformers_captioner import TransformersWriter

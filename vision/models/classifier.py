@@ -32,7 +32,7 @@ class Network(Protocol):
 
 
 def load_network(folder: Path, device: str, how: "Plan | None" = None) -> Network:
-    if engine.has_graph(folder, device) and (folder / GRAPH_CONFIG).is_file():
+    if how is None and engine.has_graph(folder, device) and (folder / GRAPH_CONFIG).is_file():
         return GraphNetwork(folder)
     from vision.models.transformers_classifier import TransformersNetwork
 

@@ -47,6 +47,10 @@ class Made(BaseModel):
     code: dict[str, str]
     """Each compiled part of the network, and the file that holds it; the others run eager."""
     sha256: dict[str, str]
+    engines: dict[str, float]
+    """Images/s of what was tried, in batches of the largest size."""
+    gate: dict[str, float]
+    """How much of float32's answers was left, 0-1, of each."""
 
 
 @dataclass(frozen=True)
@@ -362,6 +366,11 @@ class Buckets:
                 continue
             at += count
         return tuple(np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*outputs, strict=True))
+
+    def example(self, size: int) -> list[Tensor]:
+        """Return inputs of a batch as they were when it was called last."""
+        known = next(iter(self._replays.values()))
+        return [torch.zeros(size, *one.shape[1:], dtype=one.dtype, device=one.device) for one in known.inputs]
 
     def _go_smaller(self, size: int) -> None:
         """Out of memory with batches of `size`: make them half as large from now on."""

@@ -66,6 +66,21 @@ class CudaWriter:
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
+    def parts(self, size: int) -> dict[str, tuple[nn.Module, list[Tensor], int]]:
+        """Return the networks by name, with inputs of `size` pictures, and how often each is run for a sentence."""
+        device, rules = self._card.device, self.rules
+        pixels = torch.zeros(size, *self.preprocess.size, 3, dtype=torch.uint8, device=device)
+        with torch.inference_mode():
+            seen = [torch.zeros_like(part) for part in self._see(pixels)]
+        said = torch.zeros(size, rules.num_beams, dtype=torch.int64, device=device)
+        shape = (size, rules.num_beams, self._layers, 2, self._heads, rules.max_new_tokens, self._width)
+        cache = torch.zeros(shape, dtype=self._how.dtype, device=device)
+        position = torch.zeros(1, dtype=torch.int64, device=device)
+        return {
+            "see": (self._modules["see"], [pixels], 1),
+            "say": (self._modules["say"], [said, said.clone(), position, cache, *seen], rules.max_new_tokens),
+        }
+
     def _search(self, levels: Pixels, asked: Rules) -> list[list[int]]:
         """Return the tokens of each picture's sentence; levels: (B, H, W, 3)."""
         see, search = self._recorded(cuda.bucket(len(levels)), asked)

@@ -59,10 +59,11 @@ class DetrNetwork:
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         names: dict[int, str] = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
         self.labels = [names[index] for index in range(len(names))]
+        self.engine: engine.Engine
         self.steps: Steps | None = None
         if how is None and engine.has_graph(folder, device):
-            graph = engine.openvino(folder)
-            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, graph(pixel_values.numpy())))
+            self.engine = engine.openvino(folder)
+            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, self.engine(pixel_values.numpy())))
             return
         model = load_whole(AutoModelForObjectDetection, folder)
         if how is None:
@@ -70,8 +71,8 @@ class DetrNetwork:
         elif (folder / GRAPH_CONFIG).is_file():
             self.steps = Steps.load(folder)
             self.module = cuda.Answer(cuda.behind(self.steps, QueriesAlone(model))).eval()
-            on_card = cuda.engine(self.module, how)
-            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, on_card(pixel_values.numpy())))
+            self.engine = cuda.engine(self.module, how)
+            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, self.engine(pixel_values.numpy())))
             self.device = "cpu"  # where its answers are
         else:
             self.model = _HalfPrecision(model.to(device), how)
