@@ -197,7 +197,7 @@ def pace(model: Predictor, how: Plan, size: int = BUCKETS[-1], seconds: float = 
     return round(size / total, 1)
 
 
-def seconds_of(run: Callable[[], None], device: str, seconds: float) -> float:
+def seconds_of(run: Callable[[], Any], device: str, seconds: float) -> float:
     def wait() -> None:
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize(device)
