@@ -103,8 +103,12 @@ def matmul(device: str, dtype: Any, side: int = 8192) -> float:
 
 def save(family: str, work: Path, *, tiny: bool) -> None:
     """Make a model with seeded weights and put it into the store."""
+    from train_and_save import Origin, folder, starter
+
+    if family == "starters":
+        starter.save()
+        return
     from tests import hub
-    from train_and_save import Origin, folder
 
     makers: dict[str, Callable[[Path], None]] = {
         "vit-base": partial(hub.vit, full=not tiny),
@@ -117,14 +121,14 @@ def save(family: str, work: Path, *, tiny: bool) -> None:
     print(folder.save(next(made.glob("*.pt"), made), None, Origin(family, "seeded weights", "none")))
 
 
-def photographs() -> list[Image.Image]:
+def photographs(count: int = PHOTOGRAPHS) -> list[Image.Image]:
     """Return parts of the photographs that packages ship, the same in each run."""
     from tests.conftest import PHOTOS
 
     whole = [Image.open(path).convert("RGB") for path in PHOTOS.values() if path.is_file()]
     random = np.random.default_rng(0)
     parts = []
-    for index in range(PHOTOGRAPHS):
+    for index in range(count):
         photo = whole[index % len(whole)]
         width, height = (int(side * random.uniform(0.4, 1)) for side in photo.size)
         left = int(random.integers(photo.width - width + 1))
@@ -150,7 +154,7 @@ def bare(family: str, work: Path, results: Results, device: str, buckets: Sequen
     (work / "photographs").mkdir(exist_ok=True)
     data = work / "photographs" / family
     data.mkdir()
-    for index, photo in enumerate(photographs()[: 4 if tiny else None]):
+    for index, photo in enumerate(photographs(4 if tiny else PHOTOGRAPHS)):
         photo.save(data / f"{index:03}.png", compress_level=0)
     pictures = optimize.Pictures(card, models.load_shrink(store_folder, card.task), data, PHOTOGRAPHS)
     exact: list[Any] = []
@@ -260,7 +264,7 @@ def bodies(work: Path) -> dict[str, Path]:
     from benchmarks.client import multipart
     from tests.conftest import encoded
 
-    photo = photographs()[0]
+    [photo] = photographs(1)
     jpeg = encoded(photo.resize((500, 375)), "JPEG", quality=92)
     raw = encoded(photo.resize((224, 224)), "BMP")
     made = {}
@@ -432,6 +436,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small models, on the CPU")
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--compile", nargs="*", default=["vit-base"], help="what is compiled, if there is time")
+    parser.add_argument(
+        "--home", type=Path, help="a BENTOML_HOME that has the starters; by default they are saved anew"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -487,6 +494,9 @@ class Parts:
                 self._results.note(name, f"failed: {log.strip().splitlines()[-1][:300] if log.strip() else ''}")
         return all(self._running[name].poll() == 0 for name in names)
 
+    def named(self, beginning: str) -> list[str]:
+        return [name for name in self._running if name.startswith(beginning)]
+
     def stop(self) -> None:
         for name, process in self._running.items():
             if process.poll() is None:
@@ -515,7 +525,7 @@ def whole(asked: argparse.Namespace, device: str) -> None:
     end = START + asked.seconds
     with TemporaryDirectory() as place:
         work = Path(place)
-        os.environ["BENTOML_HOME"] = str(work / "home")
+        os.environ["BENTOML_HOME"] = str(asked.home or work / "home")
         parts = Parts(asked, work, results, end)
         try:
             measure(asked, device, parts, work, results, end)
@@ -539,29 +549,21 @@ def measure(asked: argparse.Namespace, device: str, parts: Parts, work: Path, re
     parts.start("machine:")
     for family in seeded:
         parts.start(f"save:{family}")
-    starters = subprocess.Popen(
-        [sys.executable, "-m", "train_and_save", "starter"],
-        cwd=ROOT,
-        env={**os.environ, **OFFLINE},
-        stdout=(work / "starter.log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
+    if not asked.home:
+        parts.start("save:starters")
     parts.wait("save:vit-base", "machine:")
     parts.start("bare:vit-base")
     for family in asked.compile:
         if family in seeded and parts.wait(f"save:{family}"):
             parts.start(f"compile:{family}")
-    starters.wait()
-    parts.wait(*(f"save:{family}" for family in seeded))
-    started = ["bare:vit-base"]
+    parts.wait(*parts.named("save:"))
     for family in asked.families[1:]:
         parts.start(f"bare:{family}")
-        started.append(f"bare:{family}")
     # Code that is ready by then is served; half of the time is for HTTP, and what is left for all others.
-    parts.wait(*started, *(f"compile:{family}" for family in asked.compile), until=START + asked.seconds * 0.55)
+    parts.wait(*parts.named("bare:"), *parts.named("compile:"), until=START + asked.seconds * 0.55)
     with turn(work):
         results.attempt("HTTP", partial(over_http, work, results, device, end - 15, tiny=asked.tiny))
-    parts.wait(*started, *(f"compile:{family}" for family in asked.compile))
+    parts.wait(*parts.named("bare:"), *parts.named("compile:"))
 
 
 if __name__ == "__main__":
