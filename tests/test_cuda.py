@@ -97,7 +97,7 @@ def test_an_error_that_stays_is_told_apart_from_one_of_a_picture(monkeypatch: py
         engine(rows(1))
     monkeypatch.setattr(engine.card, "is_cuda", True)
     monkeypatch.setattr(engine.card, "_works", lambda: False)
-    with pytest.raises(DeviceLostError, match="^CUDA error: device-side assert triggered$"), engine.card.noticing():
+    with pytest.raises(DeviceLostError, match=r"^CUDA error: device-side assert triggered$"), engine.card.noticing():
         fail(torch.zeros(1))
 
 
@@ -249,13 +249,6 @@ def close(answer: Any, exact: Any) -> None:
             close(one, other)
     else:
         assert answer == (pytest.approx(exact, abs=2e-2) if isinstance(exact, float) else exact)
-
-
-class Answers:
-    """Labels that a precision gives to each picture in turn."""
-
-    def __init__(self, *labels: str) -> None:
-        self.labels = labels
 
 
 def test_half_precision_is_chosen_only_if_it_is_faster_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:

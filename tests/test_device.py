@@ -1,13 +1,11 @@
 """Which GPU a runner lands on, and what is told of it: with a driver that is made up here."""
 
 from collections import namedtuple
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.test_access import refused_start
-from vision import device, gpu_metrics, metrics
+from vision import device, gpu_metrics, metrics, settings
 from vision.device import Gpu, choose, likely_gpu, wanted
 
 LARGE, SMALL = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000), Gpu("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 10_000_000_000)
@@ -67,8 +65,15 @@ def test_the_driver_of_a_machine_without_one_sees_no_gpu(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("value", ["gpu", "cuda:x", "detection=tpu", "sight=cuda:0", "detection"])
-def test_a_device_that_is_none_ends_the_start(value: str, home: Path) -> None:
-    assert f"VISION_DEVICE={value}: " in refused_start(home, VISION_DEVICE=value)
+def test_a_device_that_is_none_ends_the_start(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISION_DEVICE", value)
+    with pytest.raises(SystemExit, match=f"^VISION_DEVICE={value}: .* is n"):
+        settings._load()
+
+
+def test_a_device_for_each_task_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISION_DEVICE", "detection=cuda:1,classification=cuda:0")
+    assert settings._load().device == "detection=cuda:1,classification=cuda:0"
 
 
 class Nvml:

@@ -114,7 +114,8 @@ def _load() -> Settings:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         value = "" if name == "api_keys" else f"={problem['input']}"  # somebody may have put the key itself there
-        sys.exit(f"{PREFIX}{name.upper()}{value}: {problem['msg']}.")
+        message = problem["msg"].removeprefix("Value error, ")
+        sys.exit(f"{PREFIX}{name.upper()}{value}: {message}.")
 
 
 SETTINGS = _load()
