@@ -6,11 +6,12 @@ BENTOFILE ?= bentofile.yaml
 BACKEND ?= docker
 IMAGE ?= vision:latest
 MINUTES ?= 30
+SECONDS ?= 460
 CASES ?= starters
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench train lint lock sbom
+.PHONY: help serve bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench gpu train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +64,9 @@ soak: .venv/dev.stamp  ## mixed load for MINUTES=30, five in a hundred inputs ba
 
 bench: .venv/bench.stamp  ## this service beside its peers, a table in build/peers (CASES=starters, production or all; hours)
 	.venv/bench/bin/python -m benchmarks.peers --cases $(CASES)
+
+gpu:  ## what a GPU makes of the models, bare and over HTTP, in 8 minutes; no venv (WHEELS=folder for what PYTHON lacks, FULL=1)
+	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && if [ -n "$(WHEELS)" ]; then $(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$$site" $(WHEELS)/*.whl; fi && PYTHONPATH="$$site$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m benchmarks.gpu $(if $(FULL),--full) --seconds $(SECONDS)
 
 lint: .venv/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check

@@ -24,7 +24,7 @@ from vision.api import answers, openapi, page, requests, wire
 from vision.api.door import Door
 from vision.api.endpoints import ENDPOINTS, Endpoint, Wanted
 from vision.api.facts import FACTS
-from vision.bento import logs, preflight, shutdown, supervisor
+from vision.bento import gpu_metrics, logs, preflight, shutdown, supervisor
 from vision.bento.app import TRACING, PublicService, api, bento_version, serving
 from vision.bento.hop import Caller
 from vision.bento.runners import RUNNERS
@@ -150,6 +150,7 @@ class Vision:
     async def start_warming(self) -> None:
         self._alive = shutdown.drain_first(SETTINGS.drain_seconds)
         self._warming = asyncio.create_task(self._warm_up())
+        self._watching = asyncio.create_task(gpu_metrics.watch())
 
     @bentoml.on_shutdown
     async def leave_runners(self) -> None:

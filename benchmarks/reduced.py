@@ -26,6 +26,7 @@ from train_and_save.datasets import Boxed, read_boxes
 from train_and_save.measure.answers import Detected
 from vision.bento import store
 from vision.core import images
+from vision.core.device import CPU
 from vision.core.schemas import Item, Options
 from vision.tasks import TASKS
 from vision.tasks.classification.spec import ClassifyOptions
@@ -47,7 +48,7 @@ class Looks:
     """The starters' answers about photographs, seen in each way."""
 
     def __init__(self, folders: dict[str, Path]) -> None:
-        self._models = {task: TASKS[task].load(folder, store.verify(folder), "cpu") for task, folder in folders.items()}
+        self._models = {task: TASKS[task].load(folder, store.verify(folder), CPU) for task, folder in folders.items()}
         self._shrink = {task: TASKS[task].load_shrink(folder) for task, folder in folders.items()}
         self.scores: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.objects: dict[str, list[Detection]] = defaultdict(list)

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.case import Answer, Case
 from vision.bento import store
+from vision.core.device import CPU
 from vision.core.errors import VisionError
 from vision.core.images import decode_reduced
 from vision.core.look import MAX_BATCH, Question, in_process
@@ -20,7 +21,7 @@ BATCH = MAX_BATCH
 class Engine:
     def __init__(self, case: Case) -> None:
         task = TASKS[case.task]
-        self._model = task.load(case.saved, store.verify(case.saved), "cpu")
+        self._model = task.load(case.saved, store.verify(case.saved), CPU)
         self._shrink = task.load_shrink(case.saved)
         self._options = task.options(**case.options)
         self.question = Question(in_process(task, self._model, case.saved), self._options)

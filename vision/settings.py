@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, create_model
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vision.core import device
 from vision.core.images import FORMATS, Format, Limits
 from vision.tasks import TASKS
 
@@ -37,6 +38,15 @@ def _split_keys(value: Any) -> Any:
     return dict(entry.strip().partition(":")[::2] for entry in value.split(",")) if isinstance(value, str) else value
 
 
+def _check_device(value: str) -> str:
+    for task in TASKS:
+        device.wanted(value, task)
+    named = {part.partition("=")[0].strip() for part in value.split(",")} if "=" in value else set()
+    if unknown := named - set(TASKS):
+        raise ValueError(f"{', '.join(sorted(unknown))} is no task; they are {', '.join(TASKS)}")
+    return value
+
+
 ApiKeys = Annotated[
     dict[str, Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]], NoDecode, BeforeValidator(_split_keys)
 ]
@@ -47,7 +57,14 @@ class _Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one.")
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        "auto",
+        description="auto takes a GPU where there is one; cpu, cuda, cuda:1, or a device for each task: "
+        "detection=cuda:1,classification=cuda:0.",
+    )
+    engine_dir: Path | None = Field(
+        None, description="Where `optimize` keeps code for this GPU; beside the model in the store where unset."
+    )
 
     max_images: int = Field(16, ge=1, le=64, description="Pictures in a request.")
     max_image_bytes: int = Field(20_000_000, ge=1, description="Bytes of a picture.")
@@ -121,7 +138,8 @@ def _load() -> _Settings:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         value = "" if name == "api_keys" else f"={problem['input']}"  # somebody may have put the key itself there
-        sys.exit(f"{PREFIX}{name.upper()}{value}: {problem['msg']}.")
+        message = problem["msg"].removeprefix("Value error, ")
+        sys.exit(f"{PREFIX}{name.upper()}{value}: {message}.")
 
 
 SETTINGS = _load()

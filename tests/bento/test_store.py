@@ -124,7 +124,7 @@ def test_the_version_is_made_of_the_contents(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("VISION_DEVICES", "cpu", "VISION_DEVICES is no setting. Known are VISION_DEVICE, "),
-        ("VISION_DEVICE", "tpu", "VISION_DEVICE=tpu: Input should be 'auto', 'cpu' or 'cuda'."),
+        ("VISION_DEVICE", "tpu", "VISION_DEVICE=tpu: 'tpu' is none of auto, cpu, cuda and cuda:1."),
         ("VISION_MAX_PIXELS", "many", "VISION_MAX_PIXELS=many: Input should be a valid integer"),
     ],
 )

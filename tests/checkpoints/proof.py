@@ -21,6 +21,7 @@ from ultralytics.models.yolo.model import YOLO
 from testkit.photographs import PHOTOS
 from testkit.servers import OFFLINE, ROOT
 from vision.bento import store
+from vision.core.device import CPU
 from vision.core.schemas import Item
 from vision.tasks import TASKS
 from vision.tasks.detection.detector import Detector
@@ -80,7 +81,7 @@ def test_it_answers_as_ultralytics(written: tuple[Path, str], kind: str, tmp_pat
     assert json.loads((saved / "config.json").read_text())["labels"] == ["square", "disc"]
     photo = Image.open(PHOTOS["bus"]).convert("RGB")
     item = Item(TASKS["detection"].load_shrink(saved)(photo), photo.size, DetectOptions(min_score=0))
-    [answer] = Detector(saved, store.verify(saved), "cpu").predict([item])
+    [answer] = Detector(saved, store.verify(saved), CPU).predict([item])
     ours = np.array([[found.score, *found.box] for found in cast(Any, answer).objects[:5]])
     theirs = reference(pt, photo)[:5]
     assert len(ours) > 0

@@ -23,6 +23,7 @@ from train_and_save import starter
 from train_and_save.measure import sentences as captioning
 from vision.bento import store
 from vision.core import engine
+from vision.core.device import CPU
 from vision.core.engine import Graph, Streams
 from vision.core.errors import VisionError
 from vision.core.schemas import Item, Options
@@ -63,7 +64,7 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + grey
     items: list[Item[Any]] = [Item(pixels, (pixels.shape[1], pixels.shape[0]), options) for pixels in pictures]
     load = TASKS[card.task].load
-    graph, eager = load(folder, card, "cpu"), load(tmp_path / "eager", card, "cpu")
+    graph, eager = load(folder, card, CPU), load(tmp_path / "eager", card, CPU)
     for answer, reference in zip(graph.predict(items), eager.predict(items), strict=True):
         if isinstance(answer, Classification) and isinstance(reference, Classification):
             scores = {label.label: label.score for label in answer.labels}
@@ -114,7 +115,7 @@ def test_a_model_answers_the_same_about_the_fewest_pixels(home: Path, name: str,
     [folder] = (home / "models" / name).glob("*/")
     card = store.verify(folder)
     task = TASKS[card.task]
-    model, shrink = task.load(folder, card, "cpu"), task.load_shrink(folder)
+    model, shrink = task.load(folder, card, CPU), task.load_shrink(folder)
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()]
     sides = ((1, 1), (900, 3), (3, 900), (257, 256), (500, 343), (999, 998))
     pictures += [np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8) for size in sides]
@@ -166,7 +167,7 @@ def test_the_captioners_bleu_on_the_held_out_hundred(shared: Path, home: Path) -
     photos = shared / "photos" / "captions"
     names = sorted(path.name for path in (photos / "images").iterdir())[-100:]
     card = store.verify(folder)
-    captioner = TASKS[card.task].load(folder, card, "cpu")
+    captioner = TASKS[card.task].load(folder, card, CPU)
     assert isinstance(captioner, Captioner)
     pictures = [np.asarray(Image.open(photos / "images" / name).convert("RGB")) for name in names]
     items = [Item(pixels, (200, 150), CaptionOptions()) for pixels in pictures]

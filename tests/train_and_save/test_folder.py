@@ -24,6 +24,7 @@ from testkit import hub
 from testkit.photographs import PHOTOS
 from testkit.servers import OFFLINE, ROOT
 from vision.bento import store
+from vision.core.device import CPU
 from vision.core.schemas import Card, Item
 from vision.tasks import TASKS
 from vision.tasks.classification.classifier import Classifier
@@ -114,7 +115,7 @@ def test_a_folder_as_timm_writes_it_answers_as_timm(
 
 def answer(folder: Path, card: Card, image: Image.Image) -> dict[str, float]:
     item = Item(TASKS["classification"].load_shrink(folder)(image), image.size, ClassifyOptions(top_k=3))
-    [result] = Classifier(folder, card, "cpu").predict([item])
+    [result] = Classifier(folder, card, CPU).predict([item])
     return {label.label: label.score for label in cast(Any, result).labels}
 
 

@@ -18,6 +18,7 @@ from testkit.servers import OFFLINE, ROOT
 from train_and_save import datasets
 from train_and_save.datasets import DataError
 from vision.bento import store
+from vision.core.device import CPU
 from vision.core.schemas import Item
 from vision.tasks.classification.classifier import Classifier, GraphNetwork
 from vision.tasks.classification.spec import ClassifyOptions
@@ -135,7 +136,7 @@ def test_a_frozen_backbone_learns_two_colors(tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "eager", ignore=shutil.ignore_patterns("openvino.*"))
     pixels = np.asarray(Image.open(PHOTOS["bus"]).convert("RGB"))
     item = Item(pixels, (pixels.shape[1], pixels.shape[0]), ClassifyOptions())
-    graph, eager = (Classifier(place, card, "cpu") for place in (folder, tmp_path / "eager"))
+    graph, eager = (Classifier(place, card, CPU) for place in (folder, tmp_path / "eager"))
     assert isinstance(graph.network, GraphNetwork)
     [answer], [expected] = graph.predict([item]), eager.predict([item])
     scores = {label.label: label.score for label in answer.labels}

@@ -16,6 +16,7 @@ from train_and_save import Origin, UserError
 from train_and_save.bring import checkpoint as yolo
 from train_and_save.graphs import export
 from vision.bento import store
+from vision.core.device import CPU
 from vision.core.schemas import Card, Item
 from vision.tasks import TASKS
 
@@ -173,7 +174,7 @@ def _input_size(settings: dict[str, Any]) -> tuple[int, int]:
 def _try(folder: Path, card: Card) -> None:
     """Load what would be served and let it look at a grey picture."""
     try:
-        model = TASKS[card.task].load(folder, card, "cpu")
+        model = TASKS[card.task].load(folder, card, CPU)
         grey = Item(np.full((48, 64, 3), 127, np.uint8), (64, 48), TASKS[card.task].options())
         model.predict([grey])
     except Exception as error:

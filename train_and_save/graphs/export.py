@@ -2,7 +2,7 @@
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
 the model's card. A graph that does many pictures faster with a core for each (OpenVINO's streams) is marked as such.
-Classifiers, NanoDet, YOLO, RT-DETR and kin, and captioners of captioner_graphs.py have graphs.
+Classifiers, NanoDet, YOLO, RT-DETR and kin, and captioners of captioner_parts.py have graphs.
 Single precision only: half precision was slower wherever it was tried (benchmarks/README.md).
 """
 
@@ -14,27 +14,27 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from train_and_save.graphs.captioner_parts import Family, Say, See, family
 from vision.core import engine
 from vision.core.engine import GRAPH_CONFIG
+from vision.core.pixels import Steps
 from vision.core.schemas import Card, Pixels
 from vision.tasks.captioning.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
+from vision.tasks.captioning.captioner_parts import Family, Say, See, family, rules
 from vision.tasks.captioning.spec import CaptionOptions
 from vision.tasks.captioning.transformers_captioner import TransformersWriter
-from vision.tasks.classification.classifier import GraphNetwork
 from vision.tasks.classification.transformers_classifier import TransformersNetwork
 from vision.tasks.detection import nanodet_module
 from vision.tasks.detection.detr import DetrNetwork, QueriesAlone
@@ -49,21 +49,6 @@ TOLERANCE = 1e-3
 PIXEL_TOLERANCE = 0.01
 """Of normalised pixels, in the mean: Pillow's resizing and torchvision's round in their own ways. A crop that lies a
 pixel aside makes 0.3."""
-
-PLAIN_SEARCH = {
-    "do_sample": False,
-    "early_stopping": False,
-    "length_penalty": 1.0,
-    "repetition_penalty": 1.0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "bad_words_ids": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "begin_suppress_tokens": None,
-    "num_return_sequences": 1,
-}
-"""What vision/tasks/captioning/beam_search.py leaves out of transformers' GenerationConfig."""
 
 SECONDS = 1.0
 EAGER, OPENVINO, OPENVINO_STREAMS = "pytorch eager", "openvino float32", "openvino float32, streams"
@@ -98,14 +83,24 @@ def add_graph(folder: Path, card: Card) -> Card:
 
 def _classification(folder: Path) -> dict[str, float]:
     network = TransformersNetwork(folder, "cpu")
-    paces = _add_graph(folder, network.module, _noise(*_shape(lambda grey: network.preprocess([grey]))))
-    steps = _steps(network.processor)
-    if steps and engine.has_graph(folder, "cpu"):
-        around = {"labels": network.labels, "multi_label": network.multi_label, **steps}
-        (folder / GRAPH_CONFIG).write_text(json.dumps(around, indent=1))
-        if not _same_pixels(GraphNetwork(folder).preprocess, network.preprocess):
-            (folder / GRAPH_CONFIG).unlink()
-    return paces
+    around = {"labels": network.labels, "multi_label": network.multi_label}
+    _write_steps(folder, network.processor, network.preprocess, around)
+    return _add_graph(folder, network.module, _noise(*_shape(lambda grey: network.preprocess([grey]))))
+
+
+def _write_steps(
+    folder: Path, processor: Any, preprocess: Callable[[list[Pixels]], Any], around: dict[str, Any] | None = None
+) -> None:
+    """Write a processor's steps, with what else stands around the network, if Steps does them in the same way.
+
+    Who runs the network without transformers' processor needs them: a graph, and a GPU, which is given bytes.
+    """
+    steps = _steps(processor)
+    if steps is None:
+        return
+    (folder / GRAPH_CONFIG).write_text(json.dumps({**(around or {}), **steps}, indent=1))
+    if not _same_pixels(Steps.load(folder), preprocess):
+        (folder / GRAPH_CONFIG).unlink()
 
 
 def _shape(preprocess: Callable[[Pixels], Any]) -> tuple[int, ...]:
@@ -123,8 +118,9 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         return _timm_steps(processor)
     settings = processor.to_dict()
     size = settings.get("size") or {}
-    if not all(settings.get(step) for step in ("do_resize", "do_rescale", "do_normalize")):
+    if not all(settings.get(step) for step in ("do_resize", "do_rescale")) or settings.get("do_pad"):
         return None
+    normalized = settings.get("do_normalize")
     resize: int | list[int] | None = None
     crop = (settings.get("crop_size") or {}).get("height") if settings.get("do_center_crop") else None
     if "height" in size:
@@ -140,8 +136,8 @@ def _steps(processor: Any) -> dict[str, Any] | None:
         "resize": resize,
         "crop": crop,
         "resample": Image.Resampling(settings["resample"]).name,
-        "mean": settings["image_mean"],
-        "std": settings["image_std"],
+        "mean": settings["image_mean"] if normalized else [0.0] * 3,
+        "std": settings["image_std"] if normalized else [1.0] * 3,
     }
 
 
@@ -174,6 +170,7 @@ def _picture(height: int, width: int) -> Pixels:
 
 def _captioning(folder: Path) -> dict[str, float]:
     eager = TransformersWriter(folder, "cpu")
+    _write_steps(folder, eager.processor, eager.preprocess)
     with _two_folders() as (graphs, streams):
         parts = family(eager.model)
         _convert_captioner(parts, eager, graphs)
@@ -194,12 +191,9 @@ def _captioning(folder: Path) -> dict[str, float]:
 
 
 def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> None:
-    steps, search = _steps(eager.processor), parts.search
+    steps, found = _steps(eager.processor), rules(parts)
     if steps is None or not isinstance(steps["resize"], list) or steps["crop"]:
         raise ValueError("its preprocessing is not known here.")
-    for name, plain in PLAIN_SEARCH.items():
-        if getattr(search, name, None) not in (None, plain):
-            raise ValueError(f"its search has {name}, which is not known here.")
     height, width = steps["resize"]
     see, say = See(parts).eval(), Say(parts).eval()
     pixels = torch.zeros(2, 3, height, width)
@@ -212,16 +206,7 @@ def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> N
     tokens, parents = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
     shapes = [[-1], [-1], [-1, *cache[:3], -1, head], *([-1, *part.shape[1:]] for part in seen)]
     _convert(say, (tokens, parents, said, *seen), shapes, out / DECODER_GRAPH)
-    rules = {
-        "decoder_start_token_id": parts.start,
-        "eos_token_id": parts.end,
-        "max_new_tokens": search.max_new_tokens or (search.max_length or 21) - 1,  # that length counts the start
-        "num_beams": search.num_beams or 1,
-        "no_repeat_ngram_size": search.no_repeat_ngram_size or 0,
-        "suppress_tokens": search.suppress_tokens or [],
-        "positions": parts.positions,
-    }
-    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": rules, "cache": cache}, indent=1))
+    (out / GRAPH_CONFIG).write_text(json.dumps({**steps, "rules": asdict(found), "cache": cache}, indent=1))
 
 
 def _difference_of_log_probs(graph: GraphWriter, parts: Family, eager: TransformersWriter) -> float:
@@ -258,6 +243,7 @@ def _detr(folder: Path) -> dict[str, float]:
     if network.preprocess(_picture(48, 64)).keys() != {"pixel_values"}:
         raise ValueError("its inputs have masks, and a graph takes none.")
     shape = _shape(lambda grey: network.preprocess(grey)["pixel_values"])
+    _write_steps(folder, network.processor, lambda pictures: network.preprocess(pictures[0])["pixel_values"])
     return _add_graph(folder, QueriesAlone(network.model), _noise(*shape))
 
 
@@ -294,6 +280,8 @@ def _seeded() -> torch.Generator:
 
 
 def _convert(module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]], out: Path) -> None:
+    import openvino as ov  # late, here and below: a model for a GPU is saved without it
+
     with torch.inference_mode(), warnings.catch_warnings():
         # Of torch.jit.trace, which convert_model goes through, and of checks of shapes, which are constants here.
         warnings.simplefilter("ignore", FutureWarning)
@@ -321,6 +309,8 @@ def _refuse(difference: float, most: float = TOLERANCE) -> None:
 
 def _mark(graphs: Path, out: Path) -> None:
     """Copy graphs, marked as faster with a core for each picture."""
+    import openvino as ov
+
     shutil.copytree(graphs, out, dirs_exist_ok=True)
     model = engine.read(graphs / engine.GRAPH)
     model.set_rt_info("yes", engine.STREAMS)

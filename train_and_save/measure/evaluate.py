@@ -29,6 +29,7 @@ from train_and_save.measure import report
 from train_and_save.measure.answers import Answers, Classified, Detected, Told, Values
 from train_and_save.measure.report import Section
 from vision.bento import store
+from vision.core.device import planned
 from vision.core.images import decode_reduced
 from vision.core.predictor import Predictor, pick_device
 from vision.core.schemas import Item, Options
@@ -145,7 +146,7 @@ def _open(tag: str, device: str) -> tuple[Predictor, Path]:
     try:
         folder = store.folder(tag)
         card = store.verify(folder)
-        return TASKS[card.task].load(folder, card, device), folder
+        return TASKS[card.task].load(folder, card, planned(device, folder, card)), folder
     except BentoMLException as error:
         raise DataError(
             f"The model store has no {tag!r}: `python -m train_and_save list` tells what it has."
@@ -264,7 +265,9 @@ def _machine(device: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
     isa = " ".join([platform.machine(), *(flag for flag in FLAGS if flag in flags)])
-    processor = torch.cuda.get_device_name() if device == "cuda" else f"CPU, torch threads: {torch.get_num_threads()}"
+    processor = (
+        torch.cuda.get_device_name(device) if device != "cpu" else f"CPU, torch threads: {torch.get_num_threads()}"
+    )
     names = ("openvino", "torch", "torchvision", "transformers", "timm", "torchmetrics", "pycocotools", "pillow")
     libraries = ", ".join(f"{name} {version(name)}" for name in names)
     cores = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"

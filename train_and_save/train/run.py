@@ -21,6 +21,7 @@ from train_and_save.datasets import DataError, Example
 from train_and_save.datasets.files import tell_left_out
 from vision.bento import store
 from vision.core import images
+from vision.core.device import planned
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.predictor import load_whole
 from vision.core.schemas import Card, Options
@@ -162,7 +163,7 @@ def open_picture(path: Path) -> Image.Image:
 def served(folder: Path, card: Card, device: str, paths: Sequence[Path], options: Options | None = None) -> list[Any]:
     """What the service would answer for each picture, by default with its default options."""
     task = TASKS[card.task]
-    return answered(task.load(folder, card, device), folder, paths, options or task.options())
+    return answered(task.load(folder, card, planned(device, folder, card)), folder, paths, options or task.options())
 
 
 class FineTuner(Trainer):

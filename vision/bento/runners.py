@@ -16,6 +16,8 @@ from bentoml.models import BentoModel
 from vision import metrics
 from vision.bento import logs, shutdown, store, supervisor
 from vision.bento.app import RunnerService
+from vision.core import device
+from vision.core.engine import DeviceLostError
 from vision.core.look import MAX_BATCH
 from vision.core.predictor import Predictor, pick_device, predict_each
 from vision.core.queues import Result
@@ -26,6 +28,11 @@ from vision.tasks import TASKS
 
 log = logging.getLogger("bentoml.vision")
 
+GPU_BATCH = 32
+
+MOST = {name: GPU_BATCH if device.likely_gpu(SETTINGS.device, name) else MAX_BATCH for name in TASKS}
+"""Pictures in a batch of a task. GPUs are fed best by many; a CPU is no faster, and others would wait longer."""
+
 TRACING: Any = (
     {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": {"protocol": "http", "endpoint": SETTINGS.otlp_endpoint}}
     if SETTINGS.otlp_endpoint
@@ -33,8 +40,6 @@ TRACING: Any = (
 )
 
 CONFIG: dict[str, Any] = {
-    # Shares must be equal, else BentoML's allocator gives some runner no GPU; with none, it changes nothing.
-    "resources": {"gpu": 100 // len(TASKS) / 100},
     "service_class": RunnerService,
     "threads": 2,
     "tracing": TRACING,
@@ -68,29 +73,43 @@ class Runner:
 
     def __init__(self) -> None:
         logs.configure()
-        device = pick_device(SETTINGS.device)
         self._models: list[Predictor] = []
         self.memory: list[int] = []
         """Bytes that each model took: the rise of this process's private memory while it loaded and warmed up."""
         for index in range(self.models):
             before = _private_bytes()
-            self._models.append(self._load(Path(getattr(self, pinned(index)).path), device))
+            self._models.append(self._load(Path(getattr(self, pinned(index)).path)))
             self.memory.append(max(0, _private_bytes() - before))
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
 
-    def _load(self, folder: Path, device: str) -> Predictor:
+    def _load(self, folder: Path) -> Predictor:
+        wanted = device.wanted(SETTINGS.device, self.task.name)
         try:
-            model = self.task.load(folder, store.verify(folder), device)
+            place, card = pick_device(wanted), store.verify(folder)
+            model = self.task.load(folder, card, device.planned(place, folder, card, SETTINGS.engine_dir))
+            self._warm_up(model, place)
+        except DeviceLostError as error:
+            supervisor.leave_for_another(f"{self.task.name}: {place} is lost: {error}")
         except Exception as error:
             log.critical("%s:%s cannot be loaded: %s: %s", folder.parent.name, folder.name, type(error).__name__, error)
             supervisor.end_the_start()
-        # Kernels are chosen and memory is claimed at first use.
-        grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), self.task.options())
-        for size in (1, 2) if device == "cpu" else (1, MAX_BATCH // 2, MAX_BATCH):
-            predict_each(model, [grey] * size)
-        why = " (no GPU found)" if SETTINGS.device == "auto" and device == "cpu" else ""
-        log.info("%s: %s:%s on %s%s", self.task.name, model.card.name, model.card.version, device, why)
+        why = " (no GPU found)" if wanted == "auto" and place == "cpu" else ""
+        _, gpu = device.choose(place)
+        where = f"{place} ({gpu})" if gpu else f"{place}{why}"
+        log.info("%s: %s:%s on %s", self.task.name, model.card.name, model.card.version, where)
         return model
+
+    def _warm_up(self, model: Predictor, place: str) -> None:
+        """Predict on grey pictures, alone and several: kernels are chosen and memory is claimed at first use.
+
+        On a GPU in every size of a batch, which are recorded now.
+        """
+        grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), self.task.options())
+        sizes = [1, 2]
+        while place != "cpu" and sizes[-1] < MOST[self.task.name]:
+            sizes.append(2 * sizes[-1])
+        for size in sizes:
+            predict_each(model, [grey] * size)
 
     @bentoml.on_startup
     def leave_last(self) -> None:
@@ -101,8 +120,11 @@ class Runner:
         card = self._models[index].card
         labels = self.task.name, f"{card.name}:{card.version}"
         metrics.BATCH_IMAGES.labels(*labels).observe(len(items))
-        with metrics.INFERENCE_SECONDS.labels(*labels).time():
-            return predict_each(self._models[index], items)
+        try:
+            with metrics.INFERENCE_SECONDS.labels(*labels).time():
+                return predict_each(self._models[index], items)
+        except DeviceLostError as error:
+            supervisor.leave_for_another(f"{self.task.name}: its GPU is lost: {error}")
 
 
 def pinned(index: int) -> str:
@@ -115,18 +137,18 @@ def method(index: int) -> str:
     return f"predict_{index:02}"
 
 
-def _api(index: int) -> Any:
+def _api(index: int, most: int) -> Any:
     def predict(self: Runner, items: list[Any]) -> list[Any]:
         return self.predict(index, items)
 
     predict.__name__ = method(index)
-    return bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=60_000)(predict)
+    return bentoml.api(batchable=True, max_batch_size=most, max_latency_ms=60_000)(predict)
 
 
 def _runner(task: Task) -> Service[Any]:
     tags = SETTINGS.models(task.name)
     models = {pinned(index): StoredModel(tag) for index, tag in enumerate(tags)}
-    apis = {method(index): _api(index) for index in range(len(tags))}
+    apis = {method(index): _api(index, MOST[task.name]) for index in range(len(tags))}
     runner = type(f"{task.name.title()}Runner", (Runner,), {"task": task, "models": len(tags), **models, **apis})
     return bentoml.service(name=task.name, **CONFIG)(runner)
 

@@ -6,9 +6,9 @@ from functools import cache, partial
 from vision import metrics
 from vision.bento import store
 from vision.bento.hop import Caller
-from vision.bento.runners import method
+from vision.bento.runners import MOST, method
 from vision.core.errors import Code, VisionError
-from vision.core.look import MAX_BATCH, ServedModel
+from vision.core.look import ServedModel
 from vision.core.queues import Queue
 from vision.core.schemas import Card
 from vision.core.task import Task
@@ -27,7 +27,7 @@ def served(task: Task, caller: Caller) -> list[ServedModel]:
     for index, card in enumerate(cards(task.name)):
         tag = f"{card.name}:{card.version}"
         depth = metrics.QUEUE_IMAGES.labels(task.name, tag)
-        queue = Queue(partial(caller.predict, method(index)), MAX_BATCH, task.beside, depth.set)
+        queue = Queue(partial(caller.predict, method(index)), MOST[task.name], task.beside, depth.set)
         models.append(ServedModel(task, card, task.load_shrink(store.folder(tag)), queue))
         metrics.MODEL_INFO.labels(task.name, card.name, card.version).set(1)
     return models

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import bentoml
@@ -43,6 +44,17 @@ def save(folder: Path, card: Card, version: str) -> str:
             shutil.copyfile(folder / name, model.path_of(name))
         Path(model.path_of(CARD)).write_text(card.model_dump_json(indent=2))
     return tag
+
+
+def add(tag: str, files: Sequence[Path], card: Card) -> None:
+    """Add files to a saved model, and write its card anew; its version stays, as the model does."""
+    there = folder(tag)
+    for file in files:
+        shutil.copyfile(file, there / file.name)
+    whole = card.model_copy(update={"sha256": _digests(there)})
+    new = there / f"{CARD}.new"
+    new.write_text(whole.model_dump_json(indent=2))
+    new.replace(there / CARD)
 
 
 def is_saved(card: Card, version: str) -> bool:

@@ -6,6 +6,7 @@ signal that arrives while it starts or reloads, and waits a day for a process th
 
 import asyncio
 import ctypes
+import logging
 import math
 import os
 import signal
@@ -27,6 +28,11 @@ PR_SET_PDEATHSIG = 1
 PID = "_VISION_SUPERVISOR"
 
 STARTED, FAILED = signal.SIGUSR1, signal.SIGUSR2
+
+LOST = 70
+"""Exit status of a runner whose GPU is lost."""
+
+log = logging.getLogger("bentoml.vision")
 
 
 def install() -> None:
@@ -57,6 +63,17 @@ def end_the_start() -> NoReturn:
     """In a runner that cannot load, and has said why: end the service if it is still starting, and this process."""
     os.kill(int(os.environ[PID]), FAILED)
     os._exit(1)
+
+
+def leave_for_another(reason: str) -> NoReturn:
+    """In a runner that can do nothing more, but whose like can: end at once, and be replaced, even during the start.
+
+    What was in work there fails as retryable, as when a runner is killed.
+    """
+    log.critical("%s. This process ends, and another takes its place.", reason)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(LOST)
 
 
 class Supervisor(Arbiter):

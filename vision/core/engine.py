@@ -33,6 +33,11 @@ GRAPH_CONFIG = "openvino.json"
 STREAMS = ["vision", "streams"]
 """Where a graph's runtime information says that many pictures are done faster with a core for each."""
 
+
+class DeviceLostError(Exception):
+    """A GPU's error after which nothing more works in this process."""
+
+
 Hint = Literal["LATENCY", "THROUGHPUT"]
 """A call has all cores, or as many calls as are best here have some each."""
 

@@ -25,7 +25,7 @@ from vision.core.schemas import Card, Item, Options, Pixels
 from vision.core.task import Task
 
 MAX_BATCH = 16
-"""Pictures that a model is given at once, at most."""
+"""Pictures that a model is given at once, at most; runners give one on a GPU more."""
 
 Use = Callable[[Image.Image, tuple[int, int]], Any]
 """What is to become of a picture, reduced as images.decode_reduced() does it, and of its size in full."""

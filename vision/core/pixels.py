@@ -37,7 +37,19 @@ class Steps(BaseModel):
     def __call__(self, pictures: Sequence[Pixels]) -> Floats:
         """Return what the network takes, (B, 3, H, W)."""
         mean, std = np.array([self.mean, self.std], np.float32) * 255
-        return normalize(np.stack([self._middle(Image.fromarray(pixels), self.crop) for pixels in pictures]), mean, std)
+        return normalize(self.levels(pictures), mean, std)
+
+    def levels(self, pictures: Sequence[Pixels]) -> Pixels:
+        """Return the same before it is normalised, levels of 0-255 (B, H, W, 3)."""
+        return np.stack([self._middle(Image.fromarray(pixels), self.crop) for pixels in pictures])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the network takes, where that is one."""
+        if self.crop is not None:
+            return self.crop, self.crop
+        height, width = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+        return height, width
 
     def shrink(self, picture: Image.Image) -> Pixels:
         """Return the fewest pixels of which the network is shown the same; a picture with no more stays as it is."""

@@ -1,6 +1,5 @@
 """What a model is to all others: loaded once, `predict(items)` -> a result or an error per item."""
 
-import ctypes
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from vision.core.device import choose
+from vision.core.engine import DeviceLostError
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Card, Item
 
@@ -37,26 +38,28 @@ def load_whole(loader: Any, folder: Path) -> Any:
 
 
 def pick_device(wanted: str) -> str:
-    """Settle "auto" on "cuda" where torch sees a GPU, else on "cpu"."""
-    if wanted != "auto":
-        return wanted
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "cpu"  # without NVIDIA's driver; torch, which takes seconds to import, need not be asked
-    import torch
+    """Settle "auto", "cpu", "cuda" or "cuda:1" on "cpu" or one GPU; "auto" on the first that torch can use.
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    Raises ValueError where the GPU that is wanted is not there.
+    """
+    device, gpu = choose(wanted)
+    if gpu is not None and wanted == "auto":
+        import torch  # a build without CUDA sees no GPU
+
+        device = device if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def predict_each(model: Predictor, items: Sequence[Item[Any]]) -> list[BaseModel | VisionError]:
     """Predict a batch so that a failure stays with the item that caused it.
 
     A batch that raises, out of memory for example, is halved and tried again; an item that raises alone has
-    INFERENCE_FAILED in its place.
+    INFERENCE_FAILED in its place. Raises DeviceLostError: then nothing more can be predicted in this process.
     """
     try:
         return list(model.predict(items))
+    except DeviceLostError:
+        raise
     except Exception:
         log.exception("%s failed on a batch of %d", model.card.name, len(items))
     if len(items) == 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from vision.core.device import Device
 from vision.core.pixels import Shrink
 from vision.core.predictor import Predictor
 from vision.core.schemas import Card, Options
@@ -26,8 +27,8 @@ class Task:
     """What a model says of a picture; has a field `model` (schemas.Model)."""
     starter: str
     """Name of the model that serves where no setting names another."""
-    load: Callable[[Path, Card, str], Predictor]
-    """Folder of a saved model, its card, device ("cpu" or "cuda") -> the model. Imports its libraries when called."""
+    load: Callable[[Path, Card, Device], Predictor]
+    """Folder of a saved model, its card, where it is to run -> the model. Imports its libraries when called."""
     load_shrink: Callable[[Path], Shrink]
     """Folder of a saved model -> what makes its pixels of a picture, without loading the model."""
     beside: int = 8

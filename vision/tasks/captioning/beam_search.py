@@ -50,18 +50,27 @@ class BeamSearch:
         """Return the tokens of the sentence found, with the start and, where it came to one, the end."""
         return self._finished[0][1]
 
-    def advance(self, log_probs: Floats) -> NDArray[np.intp]:
-        """Take the next token's log probabilities (beams, vocabulary); return which beam each new one goes on from."""
+    def advance(self, log_probs: Floats, tokens: NDArray[np.int64] | None = None) -> NDArray[np.intp]:
+        """Take the next token's log probabilities; return which beam each new one goes on from.
+
+        They are of the whole vocabulary, (beams, vocabulary), or of the `tokens`, both (beams, N), without those that
+        are never said.
+        """
         width, length = self.rules.num_beams, len(self._beams[0])
-        for row, beam in zip(log_probs, self._beams, strict=True):
-            row[self._banned(beam)] = -np.inf
+        for index, (row, beam) in enumerate(zip(log_probs, self._beams, strict=True)):
+            if tokens is None:
+                row[[*self.rules.suppress_tokens, *self._repeats(beam)]] = -np.inf
+            elif repeats := self._repeats(beam):
+                row[np.isin(tokens[index], repeats)] = -np.inf
         totals = (log_probs + self._scores[:, None]).ravel()
         # Twice the beams, so that enough go on when the best of them end.
         likely = np.argpartition(-totals, 2 * width)[: 2 * width]
         likely = likely[np.argsort(-totals[likely], kind="stable")]
-        parents, tokens = np.divmod(likely, log_probs.shape[1])
-        ends = (tokens == self.rules.eos_token_id) | (length == self.rules.max_new_tokens)
-        sentences = [[*self._beams[parent], token] for parent, token in zip(parents, tokens.tolist(), strict=True)]
+        parents, said = np.divmod(likely, log_probs.shape[1])
+        if tokens is not None:
+            said = tokens[parents, said]
+        ends = (said == self.rules.eos_token_id) | (length == self.rules.max_new_tokens)
+        sentences = [[*self._beams[parent], token] for parent, token in zip(parents, said.tolist(), strict=True)]
         self._finished += [
             (float(totals[likely[rank]]) / length, sentences[rank]) for rank in range(width) if ends[rank]
         ]
@@ -77,11 +86,10 @@ class BeamSearch:
             return False
         return self.rules.num_beams == 1 or bool(self._scores[0] / length <= self._finished[-1][0])
 
-    def _banned(self, beam: list[int]) -> list[int]:
-        """Return tokens that may not follow: those never said, and those that would end an n-gram said before."""
+    def _repeats(self, beam: list[int]) -> list[int]:
+        """Return tokens that would end an n-gram said before."""
         size = self.rules.no_repeat_ngram_size
-        banned = list(self.rules.suppress_tokens)
-        if size:
-            begun = beam[len(beam) - size + 1 :]
-            banned += [beam[at + size - 1] for at in range(len(beam) - size + 1) if beam[at : at + size - 1] == begun]
-        return banned
+        if not size:
+            return []
+        begun = beam[len(beam) - size + 1 :]
+        return [beam[at + size - 1] for at in range(len(beam) - size + 1) if beam[at : at + size - 1] == begun]

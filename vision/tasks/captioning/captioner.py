@@ -1,6 +1,7 @@
 """Captioning: the steps that every captioner shares; behind them are two saved graphs, or a transformers model."""
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from vision.core import engine
+from vision.core.device import Device
 from vision.core.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint, Running
 from vision.core.pixels import Steps
 from vision.core.schemas import Card, Item, Model, Pixels
 from vision.tasks.captioning.beam_search import BeamSearch, Rules
 from vision.tasks.captioning.spec import Caption, CaptionOptions
+
+log = logging.getLogger(__name__)
 
 SEEN = 4
 """Pictures that a graph sees at once; a CPU is no faster with more."""
@@ -34,17 +38,26 @@ class Writer(Protocol):
         ...
 
 
-def load_writer(folder: Path, device: str) -> Writer:
-    if engine.has_graph(folder, device) and (folder / DECODER_GRAPH).is_file():
+def load_writer(folder: Path, device: Device) -> Writer:
+    how = device.how
+    if how is None and engine.has_graph(folder, device.name) and (folder / DECODER_GRAPH).is_file():
         has_streams = engine.read(folder / GRAPH).has_rt_info(STREAMS)
         return StreamsWriter(folder) if has_streams else GraphWriter(folder)
     from vision.tasks.captioning.transformers_captioner import TransformersWriter
 
-    return TransformersWriter(folder, device)
+    if how is None:
+        return TransformersWriter(folder, device.name)
+    from vision.tasks.captioning.cuda_captioner import CudaWriter
+
+    try:
+        return CudaWriter(folder, how)
+    except ValueError as error:
+        log.warning("written by transformers' generate(), step by step: %s", error)
+        return TransformersWriter(folder, how.device, how.dtype)
 
 
 class Captioner:
-    def __init__(self, folder: Path, card: Card, device: str) -> None:
+    def __init__(self, folder: Path, card: Card, device: Device) -> None:
         """Load from a folder in Hugging Face layout, weights as safetensors, with or without graphs."""
         self.card = card
         self.writer = load_writer(folder, device)
@@ -90,7 +103,7 @@ class GraphWriter:
         return np.zeros((sentences, *self.cache[:3], 0, self.cache[3]), np.float32)
 
     def _search(self, seen: Sequence[Floats], searches: Sequence[BeamSearch]) -> None:
-        """Search until all are done; seen: arrays (B, ...), as train_and_save/graphs/captioner_parts.py has them."""
+        """Search until all are done; seen: arrays (B, ...), as captioner_parts.py has them."""
         running = list(searches)
         said, parents = self.nothing_said(len(running)), np.arange(len(running))
         while running:

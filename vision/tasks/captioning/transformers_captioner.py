@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,17 +24,13 @@ from vision.tasks.captioning.spec import CaptionOptions
 class TransformersWriter:
     """A Writer (captioner.py) around a transformers model and its own processor, tokenizer and search."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype = torch.float32) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
+        self.device, self.dtype = device, dtype
         concepts.register()
-        self.device = device
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        # The only image-to-text family that transformers' auto class leaves out.
-        paired = config.model_type == "vision-encoder-decoder"
-        loader = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
-        self.model = load_whole(loader, folder).to(device)
+        self.model = load_model(folder).to(device, dtype)
 
     @torch.inference_mode()
     def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
@@ -44,5 +41,14 @@ class TransformersWriter:
     def preprocess(self, pictures: Sequence[Pixels]) -> Tensor:
         # PIL pictures, since processors guess the layout of arrays and guess wrong at a height of 3.
         inputs = self.processor([Image.fromarray(pixels) for pixels in pictures], return_tensors="pt")
-        pixel_values: Tensor = inputs["pixel_values"].to(self.device)
+        pixel_values: Tensor = inputs["pixel_values"].to(self.device, self.dtype)
         return pixel_values
+
+
+def load_model(folder: Path) -> Any:
+    """Load a captioner in float32 onto the CPU."""
+    concepts.register()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    # The only image-to-text family that transformers' auto class leaves out.
+    paired = config.model_type == "vision-encoder-decoder"
+    return load_whole(VisionEncoderDecoderModel if paired else AutoModelForImageTextToText, folder)

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.core import engine
+from vision.core.device import Device
 from vision.core.engine import GRAPH_CONFIG, Floats
 from vision.core.pixels import Steps
 from vision.core.schemas import Card, Item, Model, Pixels
@@ -19,25 +21,25 @@ class Network(Protocol):
     multi_label: bool
     """Whether each label is scored for itself; else the scores are a distribution."""
 
-    def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
-        """Return (B, 3, H, W)."""
+    def preprocess(self, pictures: Sequence[Pixels]) -> NDArray[Any]:
+        """Return (B, 3, H, W), normalised; for a GPU (B, H, W, 3) as bytes, where that is known how to."""
         ...
 
-    def engine(self, inputs: Floats) -> tuple[Floats, ...]:
+    def engine(self, inputs: NDArray[Any]) -> tuple[Floats, ...]:
         """Return the logits (B, labels) alone."""
         ...
 
 
-def load_network(folder: Path, device: str) -> Network:
-    if engine.has_graph(folder, device) and (folder / GRAPH_CONFIG).is_file():
+def load_network(folder: Path, device: Device) -> Network:
+    if device.how is None and engine.has_graph(folder, device.name) and (folder / GRAPH_CONFIG).is_file():
         return GraphNetwork(folder)
     from vision.tasks.classification.transformers_classifier import TransformersNetwork
 
-    return TransformersNetwork(folder, device)
+    return TransformersNetwork(folder, device.name, device.how)
 
 
 class Classifier:
-    def __init__(self, folder: Path, card: Card, device: str) -> None:
+    def __init__(self, folder: Path, card: Card, device: Device) -> None:
         """Load from a folder in Hugging Face layout, weights as safetensors, with or without a graph."""
         self.card = card
         self.network = load_network(folder, device)

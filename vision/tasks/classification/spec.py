@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from vision.core import images
+from vision.core.device import Device
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.pixels import Shrink, Steps
 from vision.core.predictor import Predictor
@@ -30,7 +31,7 @@ class Classification(BaseModel):
     model: Model
 
 
-def load(folder: Path, card: Card, device: str) -> Predictor:
+def load(folder: Path, card: Card, device: Device) -> Predictor:
     from vision.tasks.classification.classifier import Classifier
 
     return Classifier(folder, card, device)

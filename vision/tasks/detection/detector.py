@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.core import images
+from vision.core.device import Device
 from vision.core.errors import Code, VisionError
 from vision.core.pixels import Shrink
 from vision.core.schemas import Card, Item, Model, Pixels
@@ -25,22 +26,22 @@ class Network(Protocol):
         ...
 
 
-def load_network(folder: Path, device: str) -> Network:
+def load_network(folder: Path, device: Device) -> Network:
     """Load the network that config.json's model_type names."""
     # Imported one by one: a process should hold only the libraries of its own network.
     match json.loads((folder / "config.json").read_text())["model_type"]:
         case "nanodet":
             from vision.tasks.detection.nanodet import NanoDetNetwork
 
-            return NanoDetNetwork(folder, device)
+            return NanoDetNetwork(folder, device.name, device.how)
         case "yolo":
             from vision.tasks.detection.yolo import YoloNetwork
 
-            return YoloNetwork(folder, device)
+            return YoloNetwork(folder, device.name, device.how)
         case _:
             from vision.tasks.detection.detr import DetrNetwork
 
-            return DetrNetwork(folder, device)
+            return DetrNetwork(folder, device.name, device.how)
 
 
 def load_shrink(folder: Path) -> Shrink:
@@ -59,7 +60,7 @@ def load_shrink(folder: Path) -> Shrink:
 
 
 class Detector:
-    def __init__(self, folder: Path, card: Card, device: str) -> None:
+    def __init__(self, folder: Path, card: Card, device: Device) -> None:
         """Load from a folder with config.json and weights as safetensors."""
         self.card = card
         self.network = load_network(folder, device)

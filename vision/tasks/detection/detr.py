@@ -9,7 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
-from vision.core import engine
+from vision.core import cuda, engine
+from vision.core.cuda import Plan
+from vision.core.engine import GRAPH_CONFIG
+from vision.core.pixels import Steps
 from vision.core.predictor import load_whole
 from vision.core.schemas import Pixels
 from vision.tasks.detection.boxes import Found, by_shape
@@ -34,21 +37,46 @@ class QueriesAlone(nn.Module):
         return outputs.logits, outputs.pred_boxes
 
 
+class _HalfPrecision:
+    """A network whose inputs are of many shapes, on a GPU: eager, and half as precise where torch deems that safe."""
+
+    def __init__(self, model: Any, how: Plan) -> None:
+        self._model, self._how = model, how
+
+    def __call__(self, **inputs: Tensor) -> Queries:
+        half = self._how.dtype is not torch.float32
+        with torch.autocast(torch.device(self._how.device).type, self._how.dtype, enabled=half):
+            outputs = self._model(**inputs)
+        return Queries(outputs.logits.float(), outputs.pred_boxes.float())
+
+
 class DetrNetwork:
     """A Network (detector.py) around a transformers model, or its graph, and its own processor."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, how: Plan | None = None) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
         self.device = device
         self.model: Callable[..., Any]
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         names: dict[int, str] = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
         self.labels = [names[index] for index in range(len(names))]
-        if engine.has_graph(folder, device):
-            graph = engine.openvino(folder)
-            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, graph(pixel_values.numpy())))
+        self.engine: engine.Engine
+        self.steps: Steps | None = None
+        if how is None and engine.has_graph(folder, device):
+            self.engine = engine.openvino(folder)
+            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, self.engine(pixel_values.numpy())))
+            return
+        model = load_whole(AutoModelForObjectDetection, folder)
+        if how is None:
+            self.model = model.to(device)
+        elif (folder / GRAPH_CONFIG).is_file():
+            self.steps = Steps.load(folder)
+            self.module = cuda.Answer(cuda.behind(self.steps, QueriesAlone(model))).eval()
+            self.engine = cuda.engine(self.module, how)
+            self.model = lambda pixel_values: Queries(*map(torch.from_numpy, self.engine(pixel_values.numpy())))
+            self.device = "cpu"  # where its answers are
         else:
-            self.model = load_whole(AutoModelForObjectDetection, folder).to(device)
+            self.model = _HalfPrecision(model.to(device), how)
 
     @torch.inference_mode()
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
@@ -63,7 +91,12 @@ class DetrNetwork:
         return [found[index] for index in range(len(pictures))]
 
     def preprocess(self, pixels: Pixels) -> dict[str, Tensor]:
-        """Return what the network takes of a picture: pixel_values (1, 3, H, W), and for some a mask."""
+        """Return what the network takes of a picture: pixel_values (1, 3, H, W), and for some a mask.
+
+        For a GPU (1, H, W, 3) as bytes, where that is known how to.
+        """
+        if self.steps is not None:
+            return {"pixel_values": torch.from_numpy(self.steps.levels([pixels]))}
         return dict(self.processor(Image.fromarray(pixels), return_tensors="pt"))
 
     def _postprocess(self, result: dict[str, Tensor]) -> Found:

@@ -1,16 +1,23 @@
 """NanoDet-g, the starter detector: what stands before and after its network (nanodet_module.py)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.core import engine
 from vision.core.engine import Engine, Floats
 from vision.core.pixels import normalize
 from vision.core.schemas import Pixels
 from vision.tasks.detection.boxes import Found, fit, place, without_overlaps
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vision.core.cuda import Plan
 
 # Preprocessing and thresholds of its configuration, nanodet-g.yml.
 SIDE = 416
@@ -23,21 +30,30 @@ CANDIDATES = 1000
 class NanoDetNetwork:
     """A Network (detector.py): letterbox, forward, class-wise non-maximum suppression."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder with config.json (`labels`, a list of names) and model.safetensors."""
         self.labels: list[str] = json.loads((folder / "config.json").read_text())["labels"]
-        self.engine = self._load_engine(folder, device)
+        self.engine = self._load_engine(folder, device, how)
+        self._inputs: Callable[[Sequence[Pixels]], Sequence[NDArray[Any]]]
+        self._inputs = self.levels if how else lambda pictures: [self.preprocess(pictures)]
 
-    def _load_engine(self, folder: Path, device: str) -> Engine:
-        if engine.has_graph(folder, device):
+    def _load_engine(self, folder: Path, device: str, how: "Plan | None") -> Engine:
+        if how is None and engine.has_graph(folder, device):
             return engine.openvino(folder)
         from vision.tasks.detection import nanodet_module
 
-        return engine.eager(nanodet_module.load(folder, len(self.labels)), device)
+        self.module: nn.Module = nanodet_module.load(folder, len(self.labels))
+        if how is None:
+            return engine.eager(self.module, device)
+        from vision.core import cuda
+
+        mean, std = MEAN_BGR[::-1].tolist(), STD_BGR[::-1].tolist()
+        self.module = cuda.Best(nanodet_module.Letterboxed(self.module, mean, std)).eval()
+        return cuda.engine(self.module, how)
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
         inputs = [fit(pixels, SIDE) for pixels in pictures]
-        scores, boxes = self.engine(self.preprocess(inputs))
+        scores, boxes = self.engine(*self._inputs(inputs))
         return [self._postprocess(*row, min_score) for row in zip(scores, boxes, inputs, strict=True)]
 
     def preprocess(self, pictures: Sequence[Pixels]) -> Floats:
@@ -47,6 +63,14 @@ class NanoDetNetwork:
             x1, y1, x2, y2 = _placement(pixels)
             [row[:, y1:y2, x1:x2]] = normalize(pixels[None, ..., ::-1], MEAN_BGR, STD_BGR)
         return batch
+
+    def levels(self, pictures: Sequence[Pixels]) -> tuple[Pixels, NDArray[np.int32]]:
+        """Letterbox pictures that fit, as nanodet_module.Letterboxed takes them."""
+        batch = np.zeros((len(pictures), SIDE, SIDE, 3), np.uint8)
+        places = np.array([_placement(pixels) for pixels in pictures], np.int32)
+        for row, pixels, (x1, y1, x2, y2) in zip(batch, pictures, places, strict=True):
+            row[y1:y2, x1:x2] = pixels
+        return batch, places
 
     def _postprocess(self, scores: Floats, boxes: Floats, pixels: Pixels, min_score: float) -> Found:
         """Scores (N, labels) and boxes (N, 4) of one letterboxed picture -> what is found in the picture."""

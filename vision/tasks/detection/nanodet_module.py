@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vision.core.cuda import Levels
+
 STRIDES = (8, 16, 32)
 BINS = 11
 
@@ -89,6 +91,7 @@ class NanoDet(nn.Module):
     @staticmethod
     def _boxes(distances: Tensor, stride: int) -> Tensor:
         batch, _, height, width = distances.shape
+        distances = distances.float()  # pixels of a box need more digits than half precision has
         bins = torch.arange(BINS, dtype=distances.dtype, device=distances.device)
         sides = (distances.view(batch, 4, BINS, -1).softmax(dim=2) * bins[:, None]).sum(dim=2) * stride
         y, x = torch.meshgrid(
@@ -96,6 +99,20 @@ class NanoDet(nn.Module):
         )
         centre = (torch.stack([x, y]).flatten(1) + 0.5) * stride
         return torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], dim=1).transpose(1, 2)
+
+
+class Letterboxed(Levels):
+    """NanoDet behind bytes: RGB (B, S, S, 3), and where in each the picture lies, xyxy (B, 4); around it is zero."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        pixels, places = inputs
+        x1, y1, x2, y2 = places[:, :, None].unbind(1)
+        side = torch.arange(pixels.shape[1], device=pixels.device)
+        rows, columns = (side >= y1) & (side < y2), (side >= x1) & (side < x2)
+        inside = (rows[:, :, None] & columns[:, None, :])[:, None]
+        bgr = self.normalized(pixels).flip(1) * inside
+        answer: tuple[Tensor, Tensor] = self.network(bgr.to(next(self.parameters()).dtype))
+        return answer
 
 
 def _resize(x: Tensor, scale: float) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from vision.core.device import Device
 from vision.core.pixels import Shrink
 from vision.core.predictor import Predictor
 from vision.core.schemas import Card, MinScore, Model, Options
@@ -35,7 +36,7 @@ class Detection(BaseModel):
     model: Model
 
 
-def load(folder: Path, card: Card, device: str) -> Predictor:
+def load(folder: Path, card: Card, device: Device) -> Predictor:
     from vision.tasks.detection.detector import Detector
 
     return Detector(folder, card, device)

@@ -6,14 +6,18 @@ Preprocessing and thresholds are those of Ultralytics' own predict, so that both
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from vision.core import engine
-from vision.core.engine import GRAPH_CONFIG, Floats
+from vision.core.engine import GRAPH_CONFIG, Engine, Floats
 from vision.core.schemas import Pixels
 from vision.tasks.detection.boxes import Found, by_shape, fit, place, without_overlaps
+
+if TYPE_CHECKING:
+    from vision.core.cuda import Plan
 
 NMS_IOU = 0.7
 MAX_DETECTIONS = 300
@@ -24,19 +28,29 @@ GREY = (114, 114, 114)
 class YoloNetwork:
     """A Network (detector.py): letterbox to the smallest rectangle, forward, NMS where the network needs it."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder with config.json (`labels`, `side`), and a graph or model.safetensors."""
         config = json.loads((folder / "config.json").read_text())
         self.labels: list[str] = config["labels"]
         self.side: int = config["side"]
-        if engine.has_graph(folder, device):
+        self.engine: Engine
+        # As Ultralytics' own predict does with pictures of several shapes: on a GPU all stand in one batch.
+        self.multiple = self.side if how else STRIDE
+        if how is None and engine.has_graph(folder, device):
             self.end2end: bool = json.loads((folder / GRAPH_CONFIG).read_text())["end2end"]
             self.engine = engine.openvino(folder)
-        else:
-            from vision.tasks.detection import yolo_module
+            return
+        from vision.tasks.detection import yolo_module
 
-            module = yolo_module.load(folder)
-            self.end2end, self.engine = module.end2end, engine.eager(module, device)
+        module = yolo_module.load(folder)
+        self.end2end = module.end2end
+        if how is None:
+            self.engine = engine.eager(module, device)
+            return
+        from vision.core import cuda
+
+        self.module = cuda.Best(module).eval()
+        self.engine = cuda.engine(self.module, how)
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
         fitted = [fit(pixels, self.side) for pixels in pictures]
@@ -50,16 +64,19 @@ class YoloNetwork:
         return [found[index] for index in range(len(pictures))]
 
     def preprocess(self, pixels: Pixels) -> Pixels:
-        """Letterbox a picture that fits: pad both sides with grey to the next multiples of the network's stride."""
+        """Letterbox a picture that fits: pad both sides with grey to the next multiples of the network's stride.
+
+        On a GPU to a square.
+        """
         x, y, _, _ = self._placement(pixels)
         height, width = pixels.shape[:2]
-        right, bottom = (self.side - width) % STRIDE - x, (self.side - height) % STRIDE - y
+        right, bottom = (self.side - width) % self.multiple - x, (self.side - height) % self.multiple - y
         return np.asarray(cv2.copyMakeBorder(pixels, y, bottom, x, right, cv2.BORDER_CONSTANT, value=GREY))
 
     def _placement(self, pixels: Pixels) -> tuple[int, int, int, int]:
         """Where a picture that fits lies in the network's input, xyxy."""
         height, width = pixels.shape[:2]
-        left, top = (self.side - width) % STRIDE // 2, (self.side - height) % STRIDE // 2
+        left, top = (self.side - width) % self.multiple // 2, (self.side - height) % self.multiple // 2
         return left, top, left + width, top + height
 
 

@@ -29,6 +29,9 @@ class Yolo(nn.Module):
         head.export = True  # predictions alone, without what training needs of them
         head.dynamic = True  # anchor points are made for each shape, so that a graph holds none
         head.xyxy = True
+        decode = head.decode_bboxes
+        # Pixels of a box need more digits than half precision has.
+        head.decode_bboxes = lambda boxes, anchors, *angle: decode(boxes.float(), anchors.float(), *angle)
         head.postprocess = lambda predictions: predictions.permute(0, 2, 1)  # the best are found in yolo.py
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,283 @@
+"""The way of GPUs, on the CPU device: batches, out of memory, errors that stay, compiled code, and every family."""
+
+import hashlib
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from testkit.photographs import PHOTOS
+from tests.core.test_queues import CARD, item
+from train_and_save.graphs import optimize
+from vision.bento import store, supervisor
+from vision.core import cuda, device
+from vision.core.cuda import BUCKETS, MADE, Buckets, Constants, Made, Plan
+from vision.core.engine import DeviceLostError
+from vision.core.predictor import predict_each
+from vision.core.schemas import Item
+from vision.tasks import TASKS
+
+PLAN = Plan("cpu", torch.float32)
+
+
+class Doubled:
+    """A network computed by hand, that remembers the sizes of its batches; too little memory for larger than `most`."""
+
+    def __init__(self, most: int = 32) -> None:
+        self.sizes: list[int] = []
+        self.most = most
+
+    def __call__(self, values: Tensor) -> tuple[Tensor, ...]:
+        self.sizes.append(len(values))
+        if len(values) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return values * 2, values.sum(1)
+
+
+def rows(count: int) -> Any:
+    return np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 31, 32, 33, 70])
+def test_a_batch_is_padded_to_a_bucket_and_cut_again(count: int) -> None:
+    network = Doubled()
+    doubled, sums = Buckets(network, PLAN)(rows(count))
+    assert (doubled == rows(count) * 2).all()
+    assert (sums == rows(count).sum(1)).all()
+    assert set(network.sizes) <= set(BUCKETS)
+
+
+def test_what_a_batch_held_before_is_in_no_later_answer() -> None:
+    engine = Buckets(Doubled(), PLAN)
+    first, _ = engine(rows(8))
+    second, _ = engine(rows(3) + 100)
+    assert (first == rows(8) * 2).all()
+    assert (second == (rows(3) + 100) * 2).all()
+
+
+def test_threads_get_their_own_answers() -> None:
+    engine = Buckets(Doubled(), PLAN)
+    started = threading.Barrier(4)
+
+    def ask(number: int) -> bool:
+        started.wait()
+        return all((engine(rows(size) + number)[0] == (rows(size) + number) * 2).all() for size in range(1, 33))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(ask, range(4)))
+
+
+def test_out_of_memory_makes_batches_smaller_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    network = Doubled(most=4)
+    engine = Buckets(network, PLAN)
+    doubled, _ = engine(rows(32))
+    assert (doubled == rows(32) * 2).all()
+    assert "batches hold 4 from now on" in caplog.text
+    network.sizes.clear()
+    engine(rows(32))
+    assert set(network.sizes) == {4}
+
+
+def test_out_of_memory_for_one_picture_is_raised() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        Buckets(Doubled(most=0), PLAN)(rows(2))
+
+
+def test_an_error_that_stays_is_told_apart_from_one_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(values: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+
+    engine = Buckets(fail, PLAN)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        engine(rows(1))
+    monkeypatch.setattr(engine.launcher, "is_cuda", True)
+    monkeypatch.setattr(engine.launcher, "_works", lambda: False)
+    with (
+        pytest.raises(DeviceLostError, match=r"^CUDA error: device-side assert triggered$"),
+        engine.launcher.noticing(),
+    ):
+        fail(torch.zeros(1))
+
+
+class Lost:
+    card = CARD
+
+    def predict(self, items: Any) -> list[Any]:
+        raise DeviceLostError("an illegal memory access was encountered")
+
+
+def test_a_lost_gpu_is_no_error_of_a_picture() -> None:
+    with pytest.raises(DeviceLostError):
+        predict_each(Lost(), [item(1), item(2)])
+
+
+def test_a_runner_whose_gpu_is_lost_ends_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    with caplog.at_level("CRITICAL", "bentoml.vision"):
+        supervisor.leave_for_another("detection: its GPU is lost: uncorrectable ECC error encountered")
+    assert ended == [supervisor.LOST]
+    if caplog.records:  # not where a test before this one has set up the service's own logging
+        assert "uncorrectable ECC" in caplog.text
+
+
+def test_what_a_network_carries_to_the_card_is_noted_once() -> None:
+    """Copies from the CPU cannot be recorded; "meta" stands for the card here."""
+
+    def run() -> tuple[Tensor, ...]:
+        there = torch.empty(2, device="meta")
+        there[0] = torch.tensor(3.0)
+        return there, torch.arange(3).to("meta")
+
+    constants = Constants()
+    with constants:
+        run()
+    noted = list(constants._noted)
+    assert [tuple(one.shape) for one in noted] == [(), (3,)]
+    constants.known = True
+    with constants:
+        again = run()
+    assert again[1].shape == (3,)
+    assert len(constants._noted) == 2
+    assert next(constants._next, None) is None
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        answer: Tensor = self.layer(pixels.flatten(2).mean(2))
+        return answer
+
+
+def test_compiled_code_answers_as_the_network_does_and_holds_no_pickle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    module = cuda.Answer(cuda.Levels(Small(), [120.0, 110.0, 100.0], [60.0, 59.0, 58.0])).eval()
+    pixels = torch.randint(256, (4, 8, 8, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    names: list[str] = []
+    read = zipfile.ZipFile.namelist
+
+    def noted(archive: zipfile.ZipFile) -> list[str]:
+        names.extend(read(archive))
+        return read(archive)
+
+    monkeypatch.setattr(zipfile.ZipFile, "namelist", noted)
+    code = optimize.compile_one(module, [pixels], tmp_path / "cuda_network.so")
+    assert names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt"))]
+    assert [file.name for file in tmp_path.iterdir()] == ["cuda_network.so"]
+    compiled = cuda.engine(module, Plan("cpu", torch.float32, code={"network": code}))
+    eager = cuda.engine(module, PLAN)
+    for count in (1, 3, 20):
+        batch = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 3), np.uint8)
+        assert np.allclose(compiled(batch)[0], eager(batch)[0], atol=1e-5)
+
+
+def kept(folder: Path, **differs: Any) -> Path:
+    (folder / "cuda_network.so").write_bytes(b"code")
+    made = Made(
+        gpu="cpu",
+        torch=torch.__version__,
+        dtype="bfloat16",
+        channels_last=True,
+        code={"network": "cuda_network.so"},
+        sha256={"cuda_network.so": hashlib.sha256(b"code").hexdigest()},
+        engines={},
+        gate={},
+    )
+    (folder / MADE).write_text(made.model_copy(update=differs).model_dump_json())
+    return folder
+
+
+def test_what_was_kept_for_this_gpu_is_run(tmp_path: Path) -> None:
+    how = cuda.plan("m", "cpu", [tmp_path / "none", kept(tmp_path)])
+    assert how == Plan("cpu", torch.bfloat16, True, {"network": tmp_path / "cuda_network.so"})
+
+
+@pytest.mark.parametrize("differs", [{"gpu": "NVIDIA H100 (9.0)"}, {"torch": "2.0.0"}])
+def test_what_was_kept_for_another_gpu_or_torch_is_ignored_with_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, differs: dict[str, str]
+) -> None:
+    assert cuda.plan("m", "cpu", [kept(tmp_path, **differs)]) == Plan("cpu")
+    [line] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{tmp_path / MADE} is for" in line
+    assert "ignored" in line
+
+
+def test_damaged_code_is_refused(tmp_path: Path) -> None:
+    kept(tmp_path)
+    (tmp_path / "cuda_network.so").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"cuda_network\.so is damaged"):
+        cuda.plan("m", "cpu", [tmp_path])
+
+
+def items(card: Any) -> list[Item[Any]]:
+    names = ("bus", "cat", "zidane", "coffee", "rocket")
+    photos = [np.asarray(Image.open(PHOTOS[name]).convert("RGB")) for name in names]
+    return [Item(photo, (photo.shape[1], photo.shape[0]), TASKS[card.task].options()) for photo in photos]
+
+
+@pytest.fixture(params=["efficientnet-lite0", "flickr8k-captioner", "nanodet-g"])
+def starter(request: pytest.FixtureRequest, home: Path) -> Path:
+    [folder] = (home / "models" / request.param).glob("*/")
+    return folder
+
+
+def test_a_starter_answers_on_the_gpus_way_as_on_the_cpus(starter: Path) -> None:
+    card = store.read_card(starter)
+    task = TASKS[card.task]
+    expected: Any = task.load(starter, card, device.CPU).predict(items(card))
+    answers: Any = task.load(starter, card, device.Device("cpu", PLAN)).predict(items(card))
+    for answer, exact in zip(answers, expected, strict=True):
+        close(answer.model_dump(), exact.model_dump())
+
+
+def close(answer: Any, exact: Any) -> None:
+    if isinstance(exact, dict):
+        for name, value in exact.items():
+            close(answer[name], value)
+    elif isinstance(exact, list | tuple):
+        assert len(answer) == len(exact)
+        for one, other in zip(answer, exact, strict=True):
+            close(one, other)
+    else:
+        assert answer == (pytest.approx(exact, abs=2e-2) if isinstance(exact, float) else exact)
+
+
+def test_half_precision_is_chosen_only_if_it_is_faster_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    paces = {"float32": 10.0, "float16": 30.0, "bfloat16": 20.0}
+    gates = {"float16": 0.99, "bfloat16": 1.0}
+    monkeypatch.setattr(optimize, "pace", lambda model, how: paces[str(how.dtype)[6:]])
+
+    class Pictures:
+        task = "classification"
+
+        def answers(self, model: Any) -> Any:
+            return model
+
+        def gate(self, answers: Any, exact: Any) -> float:
+            return gates[answers]
+
+    pictures: Any = Pictures()
+    chosen = optimize.Chosen("float32", pictures, PLAN)  # type: ignore[arg-type]
+    for dtype in (torch.float16, torch.bfloat16):
+        chosen.consider(lambda how: str(how.dtype)[6:], Plan("cpu", dtype))  # type: ignore[arg-type,return-value]
+    assert chosen.plan.dtype is torch.bfloat16
+    assert chosen.paces == {f"eager {name}": value for name, value in paces.items()}
+    gates["bfloat16"] = 0.9
+    chosen = optimize.Chosen("float32", pictures, PLAN)  # type: ignore[arg-type]
+    chosen.consider(lambda how: str(how.dtype)[6:], Plan("cpu", torch.bfloat16))  # type: ignore[arg-type,return-value]
+    assert chosen.plan is PLAN
