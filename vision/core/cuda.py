@@ -2,8 +2,9 @@
 
 A batch is padded to the next of BUCKETS, whose kernels were recorded once and are replayed with one call. It is staged
 in pinned memory, and goes over on a stream of its own while the batch before it is in work. `python -m train_and_save
-optimize` measures which precision a model bears and compiles it (AOTInductor); without that, eager kernels in float16
-are recorded. All of it runs on a CPU, too, without graphs and streams: tests do that.
+optimize` measures which precision a model bears and compiles it (AOTInductor). Without that, eager kernels in bfloat16
+are recorded: float16's range is too small for some models (BLIP's values overflow). All of it runs on a CPU, too,
+without graphs and streams: tests do that.
 """
 
 import hashlib
@@ -58,7 +59,7 @@ class Plan:
     """How a model runs: on which device, in which precision, and what of it is compiled."""
 
     device: str
-    dtype: torch.dtype = torch.float16
+    dtype: torch.dtype = torch.bfloat16
     channels_last: bool = False
     code: Mapping[str, Path] = field(default_factory=dict)
     graphs: bool = True
@@ -90,8 +91,11 @@ def plan(name: str, device: str, folders: Sequence[Path]) -> Plan:
         _verify(folder, made)
         code = {part: folder / file for part, file in made.code.items()}
         return Plan(device, DTYPES[made.dtype], made.channels_last, code)
-    log.info("%s: eager float16; `python -m train_and_save optimize` would measure and compile it for this GPU.", name)
-    return Plan(device)
+    # Cards before Ampere have no bfloat16 of their own.
+    has_bfloat16 = torch.device(device).type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+    eager = Plan(device, torch.bfloat16 if has_bfloat16 else torch.float32)
+    log.info("%s: %s; `python -m train_and_save optimize` would measure and compile it for this GPU.", name, eager)
+    return eager
 
 
 def _verify(folder: Path, made: Made) -> None:
