@@ -17,6 +17,7 @@ from tests.conftest import PHOTOS
 from tests.test_runners import CARD, item
 from train_and_save import optimize
 from vision import models, shutdown, store
+from vision.errors import VisionError
 from vision.models import cuda, predict_each
 from vision.models.cuda import BUCKETS, MADE, Buckets, Constants, Made, Plan
 from vision.models.engine import DeviceLostError
@@ -117,7 +118,7 @@ def test_a_runner_whose_gpu_is_lost_ends_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(shutdown.os, "_exit", ended.append)
+    monkeypatch.setattr("os._exit", ended.append)
     with caplog.at_level("CRITICAL", "bentoml.vision"):
         shutdown.leave_for_another("detection: its GPU is lost: uncorrectable ECC error encountered")
     assert ended == [shutdown.LOST]
@@ -236,6 +237,8 @@ def test_a_starter_answers_on_the_gpus_way_as_on_the_cpus(starter: Path) -> None
     expected = models.load(starter, card, "cpu").predict(items(card))
     answers = models.load(starter, card, "cpu", CPU).predict(items(card))
     for answer, exact in zip(answers, expected, strict=True):
+        assert not isinstance(answer, VisionError)
+        assert not isinstance(exact, VisionError)
         close(answer.model_dump(), exact.model_dump())
 
 

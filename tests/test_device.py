@@ -60,7 +60,7 @@ def test_the_driver_of_a_machine_without_one_sees_no_gpu(monkeypatch: pytest.Mon
     def missing(_: str) -> Any:
         raise OSError
 
-    monkeypatch.setattr(device.ctypes, "CDLL", missing)
+    monkeypatch.setattr("ctypes.CDLL", missing)
     assert device.Cuda().gpus() == []
 
 

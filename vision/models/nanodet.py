@@ -15,8 +15,6 @@ from vision.models.pixels import normalize
 from vision.schemas import Pixels
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from vision.models.cuda import Plan
 
 # Preprocessing and thresholds of its configuration, nanodet-g.yml.
@@ -42,7 +40,7 @@ class NanoDetNetwork:
             return engine.openvino(folder)
         from vision.models import nanodet_module
 
-        self.module: nn.Module = nanodet_module.load(folder, len(self.labels))
+        self.module: Any = nanodet_module.load(folder, len(self.labels))
         if how is None:
             return engine.eager(self.module, device)
         from vision.models import cuda
