@@ -148,7 +148,7 @@ def bare(family: str, work: Path, results: Results, device: str, buckets: Sequen
     from vision import models, store
     from vision.models.cuda import Plan
 
-    torch.set_num_threads(4)
+    torch.set_num_threads(1 if tiny else 4)  # others measure beside this one
     store_folder = store.folder(family)
     card = store.verify(store_folder)
     (work / "photographs").mkdir(exist_ok=True)

@@ -1,6 +1,9 @@
 """The way of GPUs, on the CPU device: batches, out of memory, errors that stay, compiled code, and every family."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.conftest import PHOTOS
+from tests.conftest import OFFLINE, PHOTOS, ROOT, another
 from tests.test_runners import CARD, item
 from train_and_save import optimize
 from vision import models, shutdown, store
@@ -278,3 +281,41 @@ def test_half_precision_is_chosen_only_if_it_is_faster_and_passes(monkeypatch: p
     chosen = optimize.Chosen("float32", pictures, CPU)  # type: ignore[arg-type]
     chosen.consider(lambda how: str(how.dtype)[6:], Plan("cpu", torch.bfloat16))  # type: ignore[arg-type,return-value]
     assert chosen.plan is CPU
+
+
+KEEP = """
+import logging, sys
+from pathlib import Path
+from train_and_save import optimize
+from vision import models, store
+from vision.models import cuda
+from vision.models.cuda import Made
+import torch
+logging.basicConfig(level="INFO")
+place = Path(sys.argv[1])
+out = Path(sys.argv[2]) if sys.argv[2:] else None
+folder = store.folder("nanodet-g")
+card = store.verify(folder)
+made = Made(gpu="cpu", torch=torch.__version__, dtype="bfloat16", channels_last=False, code={}, sha256={},
+            engines={"eager bfloat16": 12.5}, gate={"AP": 0.999})
+(place / "cuda.json").write_text(made.model_dump_json())
+optimize.keep(f"nanodet-g:{card.version}", card, made, place, out)
+card = store.verify(folder)
+print(card.engines.get("cpu, eager bfloat16"), card.metrics.get("cpu, AP"), "cuda.json" in card.sha256)
+folders = [out / f"nanodet-g-{card.version}" if out else folder]
+print(cuda.plan("nanodet-g", "cpu", folders))
+"""
+
+
+def test_what_was_chosen_is_kept_in_the_store_and_told_by_the_card_or_kept_in_a_folder(
+    home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(another(home, tmp_path_factory))}
+
+    def keep(*folders: Path) -> list[str]:
+        command = [sys.executable, "-W", "ignore", "-c", KEEP, *folders]
+        run = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+        return run.stdout.splitlines()
+
+    assert keep(tmp_path, tmp_path / "engines") == ["None None False", "eager bfloat16"]
+    assert keep(tmp_path) == ["12.5 0.999 True", "eager bfloat16"]
