@@ -134,19 +134,19 @@ def test_what_a_network_carries_to_the_card_is_noted_once() -> None:
 
     def run() -> tuple[Tensor, ...]:
         there = torch.empty(2, device="meta")
-        there[0] = torch.tensor(3.0)
-        return there, torch.arange(3).to("meta")
+        there[0] = 3  # as RT-DETR does
+        return there, torch.arange(3).to("meta"), torch.arange(4).type_as(there), torch.arange(5).float()
 
     constants = Constants()
-    with constants:
+    with torch.inference_mode(), constants:
         run()
-    noted = list(constants._noted)
-    assert [tuple(one.shape) for one in noted] == [(), (3,)]
+    noted = [tuple(one.shape) for one in constants._noted]
+    assert noted[-2:] == [(3,), (4,)]
     constants.known = True
-    with constants:
-        again = run()
-    assert again[1].shape == (3,)
-    assert len(constants._noted) == 2
+    with torch.inference_mode(), constants:
+        _, three, four, five = run()
+    assert (three.shape, four.shape, five.device.type) == ((3,), (4,), "cpu")
+    assert len(constants._noted) == len(noted)
     assert next(constants._next, None) is None
 
 
