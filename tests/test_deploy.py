@@ -250,9 +250,7 @@ def measured(client: httpx.Client) -> dict[str, set[str]]:
     assert client.post("/analyze", files={"images": photo}).status_code == 200
     assert client.post("/classify", content=photo, headers={"content-type": "image/jpeg"}).status_code == 415
     families = text_string_to_metric_families(client.get("/metrics").text)
-    on_gpus = {
-        name: {"gpu"} for name in ("vision_gpu_memory_used_bytes", "vision_gpu_memory_bytes", "vision_gpu_utilization")
-    }
+    on_gpus = {f"vision_gpu_{what}": {"gpu"} for what in ("memory_used_bytes", "memory_bytes", "utilization")}
     return {sample.name: set(sample.labels) for family in families for sample in family.samples} | on_gpus
 
 

@@ -1,6 +1,9 @@
 """The way of GPUs, on the CPU device: batches, out of memory, errors that stay, compiled code, and every family."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from testkit.photographs import PHOTOS
+from testkit.servers import OFFLINE, ROOT, another
 from tests.core.test_queues import CARD, item
 from train_and_save.graphs import optimize
 from vision.bento import store, supervisor
 from vision.core import cuda, device
 from vision.core.cuda import BUCKETS, MADE, Buckets, Constants, Made, Plan
 from vision.core.engine import DeviceLostError
+from vision.core.errors import VisionError
 from vision.core.predictor import predict_each
 from vision.core.schemas import Item
 from vision.tasks import TASKS
@@ -135,19 +140,19 @@ def test_what_a_network_carries_to_the_card_is_noted_once() -> None:
 
     def run() -> tuple[Tensor, ...]:
         there = torch.empty(2, device="meta")
-        there[0] = torch.tensor(3.0)
-        return there, torch.arange(3).to("meta")
+        there[0] = 3  # as RT-DETR does
+        return there, torch.arange(3).to("meta"), torch.arange(4).type_as(there), torch.arange(5).float()
 
     constants = Constants()
-    with constants:
+    with torch.inference_mode(), constants:
         run()
-    noted = list(constants._noted)
-    assert [tuple(one.shape) for one in noted] == [(), (3,)]
+    noted = [tuple(one.shape) for one in constants._noted]
+    assert noted[-2:] == [(3,), (4,)]
     constants.known = True
-    with constants:
-        again = run()
-    assert again[1].shape == (3,)
-    assert len(constants._noted) == 2
+    with torch.inference_mode(), constants:
+        _, three, four, five = run()
+    assert (three.shape, four.shape, five.device.type) == ((3,), (4,), "cpu")
+    assert len(constants._noted) == len(noted)
     assert next(constants._next, None) is None
 
 
@@ -242,6 +247,8 @@ def test_a_starter_answers_on_the_gpus_way_as_on_the_cpus(starter: Path) -> None
     expected: Any = task.load(starter, card, device.CPU).predict(items(card))
     answers: Any = task.load(starter, card, device.Device("cpu", PLAN)).predict(items(card))
     for answer, exact in zip(answers, expected, strict=True):
+        assert not isinstance(answer, VisionError)
+        assert not isinstance(exact, VisionError)
         close(answer.model_dump(), exact.model_dump())
 
 
@@ -281,3 +288,41 @@ def test_half_precision_is_chosen_only_if_it_is_faster_and_passes(monkeypatch: p
     chosen = optimize.Chosen("float32", pictures, PLAN)  # type: ignore[arg-type]
     chosen.consider(lambda how: str(how.dtype)[6:], Plan("cpu", torch.bfloat16))  # type: ignore[arg-type,return-value]
     assert chosen.plan is PLAN
+
+
+KEEP = """
+import logging, sys
+from pathlib import Path
+from train_and_save.graphs import optimize
+from vision.bento import store
+from vision.core import cuda
+from vision.core.cuda import Made
+import torch
+logging.basicConfig(level="INFO")
+place = Path(sys.argv[1])
+out = Path(sys.argv[2]) if sys.argv[2:] else None
+folder = store.folder("nanodet-g")
+card = store.verify(folder)
+made = Made(gpu="cpu", torch=torch.__version__, dtype="bfloat16", channels_last=False, code={}, sha256={},
+            engines={"eager bfloat16": 12.5}, gate={"AP": 0.999})
+(place / "cuda.json").write_text(made.model_dump_json())
+optimize.keep(f"nanodet-g:{card.version}", card, made, place, out)
+card = store.verify(folder)
+print(card.engines.get("cpu, eager bfloat16"), card.metrics.get("cpu, AP"), "cuda.json" in card.sha256)
+folders = [out / f"nanodet-g-{card.version}" if out else folder]
+print(cuda.plan("nanodet-g", "cpu", folders))
+"""
+
+
+def test_what_was_chosen_is_kept_in_the_store_and_told_by_the_card_or_kept_in_a_folder(
+    home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(another(home, tmp_path_factory))}
+
+    def keep(*folders: Path) -> list[str]:
+        command = [sys.executable, "-W", "ignore", "-c", KEEP, *map(str, folders)]
+        run = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+        return run.stdout.splitlines()
+
+    assert keep(tmp_path, tmp_path / "engines") == ["None None False", "eager bfloat16"]
+    assert keep(tmp_path) == ["12.5 0.999 True", "eager bfloat16"]

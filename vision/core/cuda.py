@@ -215,20 +215,22 @@ class Constants(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.aten._to_copy.default and _goes_over(args[0], kwargs.get("device")):
-            if self.known:
-                return next(self._next).clone()
-            self._noted.append(func(*args, **kwargs))
-            return self._noted[-1].clone()
-        if func is torch.ops.aten.copy_.default and _goes_over(args[1], args[0].device):
+        name = func._schema.name
+        if name in ("aten::_to_copy", "aten::to", "aten::type_as") and _goes_over(args[0], *args[1:], *kwargs.values()):
+            if not self.known:
+                self._noted.append(func(*args, **kwargs))
+            return (next(self._next) if self.known else self._noted[-1]).clone()
+        if name == "aten::copy_" and _goes_over(args[1], args[0]):
             if not self.known:
                 self._noted.append(args[1].to(args[0].device))
             return args[0].copy_(next(self._next) if self.known else self._noted[-1])
         return func(*args, **kwargs)
 
 
-def _goes_over(tensor: Tensor, device: torch.device | None) -> bool:
-    return tensor.device.type == "cpu" and device is not None and torch.device(device).type != "cpu"
+def _goes_over(tensor: Tensor, *towards: Any) -> bool:
+    """Whether a tensor of the CPU is carried to the device, or the device of the tensor, among `towards`."""
+    devices = [one.device if isinstance(one, Tensor) else one for one in towards]
+    return tensor.device.type == "cpu" and any(isinstance(one, torch.device) and one.type != "cpu" for one in devices)
 
 
 class Replay:
@@ -246,7 +248,8 @@ class Replay:
         with torch.inference_mode():
             self.outputs = self._run(*self.inputs)
             if graphs and self.inputs[0].is_cuda:
-                self._record(pool)
+                with torch.cuda.device(self.inputs[0].device):
+                    self._record(pool)
 
     def __call__(self) -> None:
         if self._graph is not None:

@@ -23,7 +23,7 @@ from vision.tasks.captioning.captioner_parts import Family, SayFixed, See, famil
 from vision.tasks.captioning.spec import CaptionOptions
 from vision.tasks.captioning.transformers_captioner import load_model
 
-MOST_BEAMS = 8
+MOST_BEAMS, MOST_TOKENS = 8, 128
 """That a caller may ask for. Searches that are not the model's own share one size of cache, for so many."""
 
 
@@ -96,7 +96,7 @@ class CudaWriter:
             pixels = torch.zeros(size, height, width, 3, dtype=torch.uint8, device=self._launcher.device)
             self._seen[size] = Replay(self._see, [pixels], self._launcher.pool, graphs=graphs)
         fits = asked.num_beams <= own[0] and asked.max_new_tokens <= own[1]
-        beams, length = own if fits else (MOST_BEAMS, self.rules.positions)
+        beams, length = own if fits else (MOST_BEAMS, min(MOST_TOKENS, self.rules.positions))
         if (size, beams, length) not in self._searches:
             # Compiled is the model's own search.
             say = self._say if fits else cuda.load(self._modules["say"], Plan(self._how.device, self._how.dtype))

@@ -15,8 +15,6 @@ from vision.core.schemas import Pixels
 from vision.tasks.detection.boxes import Found, fit, place, without_overlaps
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from vision.core.cuda import Plan
 
 # Preprocessing and thresholds of its configuration, nanodet-g.yml.
@@ -42,7 +40,7 @@ class NanoDetNetwork:
             return engine.openvino(folder)
         from vision.tasks.detection import nanodet_module
 
-        self.module: nn.Module = nanodet_module.load(folder, len(self.labels))
+        self.module: Any = nanodet_module.load(folder, len(self.labels))
         if how is None:
             return engine.eager(self.module, device)
         from vision.core import cuda

@@ -1,0 +1,35 @@
+"""`make gpu`, with small models and on the CPU: it runs to its end, and leaves nothing out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testkit.servers import OFFLINE, ROOT, another
+
+
+def test_the_script_measures_models_bare_and_over_http(
+    home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    own = another(home, tmp_path_factory)
+    command = ["-m", "benchmarks.gpu", "--tiny", "--families", "vit-base", "--compile", "--seconds", "900"]
+    run = subprocess.run(
+        [sys.executable, *command, "--home", own, "--out", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, **OFFLINE},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    rows = json.loads((tmp_path / "gpu.json").read_text())
+    for name, value in rows.items():
+        assert not str(value).startswith(("failed", "left out", "cut")), f"{name}: {value}"
+    assert rows["vit-base, eager bfloat16, graphs, images/s, batch 2"] > 0
+    assert rows["HTTP, JPEG x 1, 64 clients"]["images/s"] > 0
+    assert rows["HTTP, raw x 16, 64 clients"]["failed"] == 0
+    assert rows["HTTP, half load, JPEG x 1"]["p99 ms"] > 0
+    assert len(rows["targets"]) >= 5
+    assert run.stdout.splitlines()[-len(rows["targets"]) :] == rows["targets"]
