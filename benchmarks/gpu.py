@@ -1,6 +1,6 @@
 """python -m benchmarks.gpu: what this machine's GPU makes of the models, bare and over HTTP. `make gpu` calls it.
 
-Nothing is downloaded: weights are seeded, but for the starters'. Results are written as they come, to OUT/gpu.json;
+Nothing is downloaded: weights are seeded, but for the starters'. Figures are written as they come, to OUT/gpu.json;
 what does not fit into --seconds is left out, and said to be. A table and one line a target end it. With --tiny it runs
 on a CPU with small models, so that tests can run it; its figures then mean nothing.
 """
@@ -42,7 +42,7 @@ OFFLINE = {
 START = time.monotonic()
 
 
-class Results:
+class Figures:
     """What was measured, by name; on the disk after each."""
 
     def __init__(self, file: Path) -> None:
@@ -77,7 +77,7 @@ def turn(work: Path) -> Iterator[None]:
 # The machine
 
 
-def machine(results: Results, device: str) -> None:
+def machine(results: Figures, device: str) -> None:
     import torch
 
     if device == "cpu":
@@ -141,7 +141,7 @@ def photographs(count: int = PHOTOGRAPHS) -> list[Image.Image]:
 # Bare
 
 
-def bare(family: str, work: Path, results: Results, device: str, buckets: Sequence[int], *, tiny: bool) -> None:
+def bare(family: str, work: Path, results: Figures, device: str, buckets: Sequence[int], *, tiny: bool) -> None:
     """Measure a model without HTTP: its answers beside float32's, and images/s by how it runs and batch size."""
     import torch
 
@@ -188,7 +188,7 @@ def left(pictures: Any, model: Any, exact: Sequence[Any]) -> float:
     return round(pictures.gate(pictures.answers(model), exact), 4)
 
 
-def results_or_none(results: Results, name: str, make: Callable[[], Any]) -> Any:
+def results_or_none(results: Figures, name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:
@@ -196,7 +196,7 @@ def results_or_none(results: Results, name: str, make: Callable[[], Any]) -> Any
         return None
 
 
-def compiled(family: str, work: Path, results: Results, device: str, buckets: Sequence[int], dtype: str) -> None:
+def compiled(family: str, work: Path, results: Figures, device: str, buckets: Sequence[int], dtype: str) -> None:
     """Compile a model once for any batch, keep it where the service finds it, and measure it."""
     import torch
 
@@ -289,7 +289,7 @@ def load_on(url: str, body: Path, *, clients: int | None = None, rate: float | N
     return Load.model_validate_json(run.stdout)
 
 
-def over_http(work: Path, results: Results, device: str, end: float, *, tiny: bool) -> None:
+def over_http(work: Path, results: Figures, device: str, end: float, *, tiny: bool) -> None:
     """Serve ViT beside the starters, and ask for classes alone, in many ways and at half of the best pace."""
     import httpx
     import psutil
@@ -331,7 +331,7 @@ def over_http(work: Path, results: Results, device: str, end: float, *, tiny: bo
                 process.kill()
 
 
-def ask_all(url: str, server: Any, work: Path, results: Results, end: float, *, tiny: bool) -> None:
+def ask_all(url: str, server: Any, work: Path, results: Figures, end: float, *, tiny: bool) -> None:
     made = bodies(work)
     seconds = 0.5 if tiny else LOAD_SECONDS
     asked = [("JPEG x 1", 64), ("raw x 16", 64), ("raw x 1", 64), ("JPEG x 1", 256), ("raw x 16", 8), ("JPEG x 16", 64)]
@@ -353,7 +353,7 @@ def ask_all(url: str, server: Any, work: Path, results: Results, end: float, *, 
         half_load(url, made["JPEG x 1"], best / 2, seconds, results)
 
 
-def half_load(url: str, body: Path, rate: float, seconds: float, results: Results) -> None:
+def half_load(url: str, body: Path, rate: float, seconds: float, results: Figures) -> None:
     def measure() -> dict[str, float]:
         load = load_on(url, body, rate=rate, seconds=2 * seconds)
         p50, p99 = np.percentile(load.ms, [50, 99])
@@ -463,7 +463,7 @@ def main() -> None:
 def part(asked: argparse.Namespace, device: str, buckets: Sequence[int]) -> None:
     """Do one part, in a process of its own."""
     what, _, family = asked.part.partition(":")
-    results = Results(asked.work / f"{what}-{family}.json")
+    results = Figures(asked.work / f"{what}-{family}.json")
     match what:
         case "save":
             save(family, asked.work, tiny=asked.tiny)
@@ -478,7 +478,7 @@ def part(asked: argparse.Namespace, device: str, buckets: Sequence[int]) -> None
 class Parts:
     """Processes that each do a part, and what they have found so far."""
 
-    def __init__(self, asked: argparse.Namespace, work: Path, results: Results, end: float) -> None:
+    def __init__(self, asked: argparse.Namespace, work: Path, results: Figures, end: float) -> None:
         self._asked, self._work, self._results, self._end = asked, work, results, end
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._seen: set[tuple[str, str]] = set()
@@ -531,7 +531,7 @@ def whole(asked: argparse.Namespace, device: str) -> None:
 
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "gpu.json").unlink(missing_ok=True)
-    results = Results(asked.out / "gpu.json")
+    results = Figures(asked.out / "gpu.json")
     end = START + asked.seconds
     with TemporaryDirectory() as place:
         work = Path(place)
@@ -553,7 +553,7 @@ def whole(asked: argparse.Namespace, device: str) -> None:
     print("\n".join(lines))
 
 
-def measure(asked: argparse.Namespace, device: str, parts: Parts, work: Path, results: Results, end: float) -> None:
+def measure(asked: argparse.Namespace, device: str, parts: Parts, work: Path, results: Figures, end: float) -> None:
     """Do it in the order of what matters: ViT bare and over HTTP, then every family, then what takes long."""
     seeded = [family for family in asked.families if family not in STARTERS]
     parts.start("machine:")

@@ -21,7 +21,7 @@ from train_and_save import starter
 from train_and_save.datasets import Labelled, read_boxes, read_captions_table
 from train_and_save.train.classifier import (
     FOLDS,
-    Seen,
+    Features,
     balanced_accuracy,
     best_head,
     fine_tune_all,
@@ -50,12 +50,14 @@ def people(photos: Path) -> list[Labelled]:
     ]
 
 
-def frozen(seen: list[Seen], targets: torch.Tensor, fold: torch.Tensor, seed: int) -> tuple[torch.Tensor, list[float]]:
+def frozen(
+    seen: list[Features], targets: torch.Tensor, fold: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, list[float]]:
     """Predict each fold from the others; return the labels (N,) and each fold's balanced accuracy."""
     predicted = torch.empty_like(targets)
     each = []
     for left in (fold == number for number in range(FOLDS)):
-        learnt = [Seen(one.folder, one.features[:, ~left], one.head) for one in seen]
+        learnt = [Features(one.folder, one.features[:, ~left], one.head) for one in seen]
         chosen, weight, bias = best_head(learnt, targets[~left], seed)
         whole = next(one for one in seen if one.folder == chosen.folder)
         predicted[left] = (whole.features[0, left] @ weight.T + bias).argmax(dim=1)
@@ -63,7 +65,7 @@ def frozen(seen: list[Seen], targets: torch.Tensor, fold: torch.Tensor, seed: in
     return predicted, each
 
 
-def full(examples: list[Labelled], seen: list[Seen], targets: torch.Tensor, left: torch.Tensor, run: Run) -> float:
+def full(examples: list[Labelled], seen: list[Features], targets: torch.Tensor, left: torch.Tensor, run: Run) -> float:
     """Fine-tune on what is not left out, an eighth of it to stop early with; balanced accuracy on what is."""
     set_seed(run.seed)
     labels = sorted({example.label for example in examples})
@@ -71,7 +73,7 @@ def full(examples: list[Labelled], seen: list[Seen], targets: torch.Tensor, left
     choose = learnt[torch.arange(len(learnt)) % 8 == 0]
     train = learnt[torch.arange(len(learnt)) % 8 != 0]
     chosen, weight, bias = best_head(
-        [Seen(one.folder, one.features[:, train], one.head) for one in seen], targets[train], run.seed
+        [Features(one.folder, one.features[:, train], one.head) for one in seen], targets[train], run.seed
     )
     processor = AutoImageProcessor.from_pretrained(chosen.folder, local_files_only=True)
     parts = {name: [examples[int(i)] for i in rows] for name, rows in (("train", train), ("choose", choose))}

@@ -170,7 +170,7 @@ def test_compiled_code_answers_as_the_network_does_and_holds_no_pickle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    module = cuda.Answer(cuda.Levels(Small(), [120.0, 110.0, 100.0], [60.0, 59.0, 58.0])).eval()
+    module = cuda.Outputs(cuda.Levels(Small(), [120.0, 110.0, 100.0], [60.0, 59.0, 58.0])).eval()
     pixels = torch.randint(256, (4, 8, 8, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     names: list[str] = []
     read = zipfile.ZipFile.namelist

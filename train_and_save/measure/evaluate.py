@@ -47,7 +47,7 @@ FLAGS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16 asimd a
 
 
 @dataclass(frozen=True)
-class Run:
+class Measured:
     """A model's answers to the pictures, its metrics on all of them and on each resample (R,), and its pace."""
 
     model: Predictor
@@ -119,8 +119,10 @@ def compare(a: str, b: str, data: Path, out: Path, *, device: str, limit: int | 
     return difference
 
 
-def _runs(tags: Sequence[str], folder: Path, out: Path, device: str, limit: int | None) -> tuple[list[Run], list[str]]:
-    """Run models on the same pictures; return the runs, and what there is to say of the pictures."""
+def _runs(
+    tags: Sequence[str], folder: Path, out: Path, device: str, limit: int | None
+) -> tuple[list[Measured], list[str]]:
+    """Run models on the same pictures; return what was measured, and what there is to say of the pictures."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise DataError(f"{out} cannot be written: name a file in a folder that is there.")
     if limit is not None and limit < 1:
@@ -185,7 +187,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequence[str]) -> Run:
+def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequence[str]) -> Measured:
     task = model.card.task
     options = DetectOptions(min_score=AP_MIN_SCORE) if task == "detection" else TASKS[task].options()
     given = answered(model, folder, [example.path for example in examples], options)
@@ -203,7 +205,7 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
     metrics = answers.metrics(every)
     samples = {name: np.array([each[name] for each in told]) for name in metrics}
     pictures = [_item(example.path, folder, TASKS[task].options(), task) for example in examples[:8]]
-    return Run(model, answers, metrics, samples, {**_size(folder), **_speed(model, pictures)})
+    return Measured(model, answers, metrics, samples, {**_size(folder), **_speed(model, pictures)})
 
 
 def _item(path: Path, folder: Path, options: Options, task: str) -> Item[Any]:

@@ -92,7 +92,7 @@ def train(run: Run) -> Trained:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """What the head of the classifier in `folder` reads of pictures: features (VIEWS, N, F), float32; and the head."""
 
     folder: Path
@@ -135,7 +135,7 @@ def head_of(model: nn.Module, labels: int) -> nn.Linear:
 
 
 @torch.inference_mode()
-def look(folder: Path, paths: Sequence[Path], device: str) -> Seen:
+def look(folder: Path, paths: Sequence[Path], device: str) -> Features:
     """Run the classifier in a folder on pictures and on their mirrors, up to its head."""
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     model = load_base(AutoModelForImageClassification, folder).to(device)
@@ -147,10 +147,10 @@ def look(folder: Path, paths: Sequence[Path], device: str) -> Seen:
         for view in (pictures, [ImageOps.mirror(picture) for picture in pictures]):
             model(processor(view, return_tensors="pt")["pixel_values"].to(device))
     hook.remove()
-    return Seen(folder, torch.stack([torch.cat(read[view::VIEWS]) for view in range(VIEWS)]), head.cpu())
+    return Features(folder, torch.stack([torch.cat(read[view::VIEWS]) for view in range(VIEWS)]), head.cpu())
 
 
-def best_head(seen: Sequence[Seen], targets: Tensor, seed: int) -> tuple[Seen, Tensor, Tensor]:
+def best_head(seen: Sequence[Features], targets: Tensor, seed: int) -> tuple[Features, Tensor, Tensor]:
     """Choose an input and fit a linear head on it, weight (labels, F) and bias (labels,); targets (N,) are indices.
 
     The head is a logistic regression on standardised features and, beside them, on the base's own logits: these are

@@ -116,11 +116,11 @@ class Body(IODescriptor):
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:
-        return Unread(request)
+        return RawRequest(request)
 
 
 @dataclass(frozen=True)
-class Unread:
+class RawRequest:
     """The arguments with which BentoML calls an endpoint: those that `model_fields` names."""
 
     request: Request

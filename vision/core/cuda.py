@@ -146,7 +146,7 @@ def behind(steps: Steps | None, network: nn.Module) -> nn.Module:
     return Levels(network, *([one * 255 for one in values] for values in (steps.mean, steps.std)))
 
 
-class Answer(nn.Module):
+class Outputs(nn.Module):
     """A network that returns a tuple, of float32."""
 
     def __init__(self, network: nn.Module) -> None:

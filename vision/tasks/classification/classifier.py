@@ -16,7 +16,7 @@ from vision.core.schemas import Card, Item, Model, Pixels
 from vision.tasks.classification.spec import Classification, ClassifyOptions, Label
 
 
-class Network(Protocol):
+class ClassifierNetwork(Protocol):
     labels: list[str]
     multi_label: bool
     """Whether each label is scored for itself; else the scores are a distribution."""
@@ -30,7 +30,7 @@ class Network(Protocol):
         ...
 
 
-def load_network(folder: Path, device: Device) -> Network:
+def load_network(folder: Path, device: Device) -> ClassifierNetwork:
     if device.how is None and engine.has_graph(folder, device.name) and (folder / GRAPH_CONFIG).is_file():
         return GraphNetwork(folder)
     from vision.tasks.classification.transformers_classifier import TransformersNetwork
@@ -71,7 +71,7 @@ def _softmax(logits: Floats) -> Floats:
 
 
 class GraphNetwork:
-    """A Network as train_and_save/graphs/export.py saves it: a graph, and openvino.json for what stands around it."""
+    """A ClassifierNetwork as graphs/export.py saves it: a graph, and openvino.json for what stands around it."""
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / GRAPH_CONFIG).read_text())

@@ -1,4 +1,4 @@
-"""Any model that transformers' AutoModelForImageClassification loads, as a classifier's Network."""
+"""Any model that transformers' AutoModelForImageClassification loads, as a ClassifierNetwork."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class Logits(nn.Module):
 
 
 class TransformersNetwork:
-    """A Network (classifier.py) around a transformers model, or its graph, and its own processor."""
+    """A ClassifierNetwork (classifier.py) around a transformers model, or its graph, and its own processor."""
 
     def __init__(self, folder: Path, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
@@ -53,7 +53,7 @@ class TransformersNetwork:
         from vision.core import cuda
 
         self.steps = Steps.load(folder) if (folder / GRAPH_CONFIG).is_file() else None
-        self.module = cuda.Answer(cuda.behind(self.steps, self.module)).eval()
+        self.module = cuda.Outputs(cuda.behind(self.steps, self.module)).eval()
         self.engine = cuda.engine(self.module, how)
 
     def preprocess(self, pictures: Sequence[Pixels]) -> NDArray[Any]:

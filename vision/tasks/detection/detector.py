@@ -18,7 +18,7 @@ from vision.tasks.detection.boxes import Found, fit
 from vision.tasks.detection.spec import DetectedObject, Detection, DetectOptions
 
 
-class Network(Protocol):
+class DetectorNetwork(Protocol):
     labels: list[str]
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
@@ -26,7 +26,7 @@ class Network(Protocol):
         ...
 
 
-def load_network(folder: Path, device: Device) -> Network:
+def load_network(folder: Path, device: Device) -> DetectorNetwork:
     """Load the network that config.json's model_type names."""
     # Imported one by one: a process should hold only the libraries of its own network.
     match json.loads((folder / "config.json").read_text())["model_type"]:

@@ -51,7 +51,7 @@ class _HalfPrecision:
 
 
 class DetrNetwork:
-    """A Network (detector.py) around a transformers model, or its graph, and its own processor."""
+    """A DetectorNetwork (detector.py) around a transformers model, or its graph, and its own processor."""
 
     def __init__(self, folder: Path, device: str, how: Plan | None = None) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
@@ -71,7 +71,7 @@ class DetrNetwork:
             self.model = model.to(device)
         elif (folder / GRAPH_CONFIG).is_file():
             self.steps = Steps.load(folder)
-            self.module = cuda.Answer(cuda.behind(self.steps, QueriesAlone(model))).eval()
+            self.module = cuda.Outputs(cuda.behind(self.steps, QueriesAlone(model))).eval()
             self.engine = cuda.engine(self.module, how)
             self.model = lambda pixel_values: Queries(*map(torch.from_numpy, self.engine(pixel_values.numpy())))
             self.device = "cpu"  # where its answers are

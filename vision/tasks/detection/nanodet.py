@@ -26,7 +26,7 @@ CANDIDATES = 1000
 
 
 class NanoDetNetwork:
-    """A Network (detector.py): letterbox, forward, class-wise non-maximum suppression."""
+    """A DetectorNetwork (detector.py): letterbox, forward, class-wise non-maximum suppression."""
 
     def __init__(self, folder: Path, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder with config.json (`labels`, a list of names) and model.safetensors."""

@@ -26,7 +26,7 @@ GREY = (114, 114, 114)
 
 
 class YoloNetwork:
-    """A Network (detector.py): letterbox to the smallest rectangle, forward, NMS where the network needs it."""
+    """A DetectorNetwork (detector.py): letterbox to the smallest rectangle, forward, NMS where the network needs it."""
 
     def __init__(self, folder: Path, device: str, how: "Plan | None" = None) -> None:
         """Load from a folder with config.json (`labels`, `side`), and a graph or model.safetensors."""
