@@ -64,6 +64,30 @@ def test_saving_again_mends_a_damaged_model_and_renews_its_card(
     assert json.loads(older.read_text())["engines"]
 
 
+def test_what_is_added_to_a_model_stays_when_it_is_saved_again(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """As `optimize` adds code and figures for a GPU."""
+    place = another(home, tmp_path_factory)
+    (tmp_path / "cuda.json").write_text("{}")
+    code = """
+import sys
+from pathlib import Path
+from vision.bento import store
+tag = store.resolve("nanodet-g")
+card = store.verify(store.folder(tag))
+store.add(tag, [Path(sys.argv[1])], card.model_copy(update={"metrics": {**card.metrics, "AP on a GPU": 1.0}}))
+print(sorted(store.verify(store.folder(tag)).sha256.keys() - card.sha256.keys()))
+"""
+    added = python("-c", code, str(tmp_path / "cuda.json"), BENTOML_HOME=str(place))
+    assert added.stdout.strip() == "['cuda.json']", added.stderr
+    assert python("-m", "train_and_save", "starter", BENTOML_HOME=str(place)).returncode == 0
+    [kept] = (place / "models" / "nanodet-g").glob("*/cuda.json")
+    card = json.loads(kept.with_name("card.json").read_text())
+    assert card["metrics"]["AP on a GPU"] == 1
+    assert "cuda.json" in card["sha256"]
+
+
 def test_saved_models_are_safetensors_with_verified_cards(home: Path) -> None:
     folders = [path.parent for path in (home / "models").rglob("card.json")]
     assert len(folders) == 3

@@ -21,6 +21,7 @@ from train_and_save.datasets import DataError, Example
 from train_and_save.datasets.files import tell_left_out
 from vision.bento import store
 from vision.core import images
+from vision.core.cuda import MADE
 from vision.core.device import planned
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.predictor import load_whole
@@ -150,7 +151,7 @@ def copy_settings(base: Path, out: Path) -> None:
     """Copy the processor's and tokenizer's files, so that preprocessing is the base's to the letter."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    own = (store.CARD, GRAPH_CONFIG)
+    own = (store.CARD, GRAPH_CONFIG, MADE)
     for file in base.iterdir():
         if file.suffix in (".json", ".txt", ".model") and file.name not in own and "index" not in file.name:
             shutil.copyfile(file, out / file.name)

@@ -51,18 +51,22 @@ def add(tag: str, files: Sequence[Path], card: Card) -> None:
     there = folder(tag)
     for file in files:
         shutil.copyfile(file, there / file.name)
-    whole = card.model_copy(update={"sha256": _digests(there)})
+    digests = {file.name: _digest(there / file.name) for file in files}
+    whole = card.model_copy(update={"sha256": card.sha256 | digests})
     new = there / f"{CARD}.new"
     new.write_text(whole.model_dump_json(indent=2))
     new.replace(there / CARD)
 
 
 def is_saved(card: Card, version: str) -> bool:
-    """Whether the store has this version whole, its engines measured, and with a card that says the same."""
+    """Whether the store has this version whole, its engines measured, and with a card that says the same.
+
+    The saved card may tell more: what was measured since.
+    """
     tag = f"{card.name}:{version}"
     saved = _verified(tag) if has(tag) else None
-    found = {"version", "engines", "sha256"}
-    if saved is None or not saved.engines:
+    found = {"version", "engines", "sha256", "metrics"}
+    if saved is None or not saved.engines or not card.metrics.items() <= saved.metrics.items():
         return False
     return saved.model_dump(exclude=found) == card.model_dump(exclude=found)
 
