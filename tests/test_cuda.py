@@ -313,7 +313,7 @@ def test_what_was_chosen_is_kept_in_the_store_and_told_by_the_card_or_kept_in_a_
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(another(home, tmp_path_factory))}
 
     def keep(*folders: Path) -> list[str]:
-        command = [sys.executable, "-W", "ignore", "-c", KEEP, *folders]
+        command = [sys.executable, "-W", "ignore", "-c", KEEP, *map(str, folders)]
         run = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
         return run.stdout.splitlines()
 
