@@ -97,7 +97,15 @@ BAD_REQUESTS: dict[str, tuple[Send, int, str]] = {
         "invalid_option",
     ),
     "no image": (lambda c: c.post("/classify", json={}), 400, "missing_image"),
-    "image for images": (lambda c: c.post("/classify", files={"image": BUS}), 400, "invalid_option"),
+    "image beside images": (lambda c: c.post("/classify", files={"images": BUS, "image": BUS}), 400, "invalid_option"),
+    "image beside images in JSON": (lambda c: c.post("/classify", json=image(image="eA==")), 400, "invalid_option"),
+    "pictures of another name": (lambda c: c.post("/classify", files={"photo": BUS}), 400, "invalid_option"),
+    "an unknown option that is null": (lambda c: c.post("/classify", json=image(topk=None)), 400, "invalid_option"),
+    "an unknown option that is empty": (
+        lambda c: c.post("/classify", files={"images": BUS}, data={"topk": ""}),
+        400,
+        "invalid_option",
+    ),
     "a urlencoded form": (lambda c: c.post("/classify", files={}, data={"top_k": "1"}), 415, "unsupported_media_type"),
     "no images": (lambda c: c.post("/classify", json={"images": []}), 400, "missing_image"),
     "seventeen images": (lambda c: c.post("/classify", files=[("images", b"x")] * 17), 400, "too_many_images"),
@@ -121,8 +129,8 @@ BAD_REQUESTS: dict[str, tuple[Send, int, str]] = {
         400,
         "malformed_request",
     ),
-    "raw bytes": (
-        lambda c: c.post("/classify", content=BUS, headers={"content-type": "image/jpeg"}),
+    "raw bytes of another kind": (
+        lambda c: c.post("/classify", content=BUS, headers={"content-type": "video/mp4"}),
         415,
         "unsupported_media_type",
     ),

@@ -16,6 +16,7 @@ from vision.api.answers import ERROR_CODE, refusal
 from vision.api.endpoints import ENDPOINTS
 from vision.api.facts import FACTS, Facts
 from vision.api.keys import Keys
+from vision.api.requests import check_media_type
 from vision.bento.shutdown import DRAINING
 from vision.core.errors import RETRY_AFTER, Code, VisionError
 from vision.settings import SETTINGS
@@ -23,7 +24,6 @@ from vision.settings import SETTINGS
 QUIET = ("/livez", "/readyz", "/metrics")
 PAGES = (*QUIET, "/healthz", "/models", "/version", "/docs.json", "/schema.json", *page.FILES)
 BEHIND_KEYS = (*ENDPOINTS, "/models")
-MEDIA_TYPES = ("multipart/form-data", "application/json")
 
 MAX_BUFFERED = 16 * SETTINGS.max_request_bytes
 """Bytes of bodies held at once; more would let slow clients fill the memory."""
@@ -52,6 +52,8 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if (path := _tidy(scope["path"])) and path != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": path.encode()}
         visit = Visit(self, scope, receive, send)
         FACTS.set(visit.facts)
         try:
@@ -109,14 +111,19 @@ class Visit:
         if self.route not in ENDPOINTS:
             self.complete.set()
             return
-        if self.headers.get("content-type", "").split(";")[0].strip().lower() not in MEDIA_TYPES:
-            raise VisionError(Code.UNSUPPORTED_MEDIA_TYPE, "Send multipart/form-data or application/json.")
+        if self.is_encoded():
+            raise VisionError(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body as it is, without Content-Encoding.")
+        check_media_type(self.headers)
         length = self.headers.get("content-length", "")
         if length.isdecimal():
             _check_length(int(length))
         self.door.keys.enter(self.key)
         self.entered = True
         self.door.check_room()
+
+    def is_encoded(self) -> bool:
+        codings = ",".join(self.headers.getlist("content-encoding")).lower().split(",")
+        return not {coding.strip() for coding in codings} <= {"", "identity"}
 
     async def work(self) -> None:
         """Let BentoML answer; stop it when the client leaves or the time is up."""
@@ -204,6 +211,8 @@ class Visit:
             headers["retry-after"] = str(RETRY_AFTER[status])
         if status == 401:
             headers["www-authenticate"] = "Bearer"
+        if status == 415 and self.is_encoded():
+            headers["accept-encoding"] = "identity"  # tells it from a wrong media type (RFC 9110, 12.5.3)
         if status == 405 and self.route:
             headers["allow"] = ", ".join(_methods(self.route))
         if DRAINING.is_set() or not self.complete.is_set():
@@ -244,6 +253,11 @@ class Visit:
 
 def _route(path: str) -> str | None:
     return path if path in ENDPOINTS or path in PAGES else None
+
+
+def _tidy(path: str) -> str | None:
+    """The route that a path with too many slashes means: `/detect/`, `//detect`."""
+    return _route("/" + "/".join(filter(None, path.split("/"))))
 
 
 def _methods(route: str) -> tuple[str, ...]:

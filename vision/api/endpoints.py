@@ -51,7 +51,8 @@ def _features(chosen: Any) -> Iterator[Wanted]:
         name, colon, model = word.partition(":")
         if name not in TASKS or (colon and not model):
             known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
-            raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} is none; known are {known}.")
+            several = " Repeat `features`, once for each." if "," in word else ""
+            raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} is none; known are {known}.{several}")
         yield Wanted(word, TASKS[name], model or None, _of(TASKS[name], chosen))
 
 

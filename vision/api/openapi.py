@@ -1,4 +1,4 @@
-"""The service's OpenAPI document, made from schemas.py: both body forms, exact results, every error."""
+"""The service's OpenAPI document, made from schemas.py: every form of a body, exact results, every error."""
 
 from http import HTTPStatus
 from typing import Any
@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 import vision
 from vision.api.endpoints import ENDPOINTS, Endpoint
+from vision.api.requests import FORM, JSON
 from vision.core.errors import KINDS, RETRY_AFTER, Code, VisionError
 from vision.core.schemas import Card, Failure
 from vision.settings import SETTINGS
@@ -17,6 +18,10 @@ KEY: list[dict[str, list[str]]] = [{}, {"key": []}]  # needed only where the ope
 
 
 ABOUT = "Looks at pictures: which class, what a sentence would say, which objects and where."
+
+BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
+
+PICTURES = "The pictures; a body without `images` may call them `images[]`, `image` or `file`."
 
 Schema = dict[str, Any]
 
@@ -31,7 +36,7 @@ class ListedModel(Card):
 
 
 def contract() -> tuple[Schema, Schema, Schema]:
-    """Return info, paths and schemas: both body forms, exact results, every error, and our pages."""
+    """Return info, paths and schemas: every form of a body, exact results, every error, and our pages."""
     models: list[type[BaseModel]] = [Failure, ListedModel]
     for endpoint in ENDPOINTS.values():
         models += [endpoint.options, endpoint.result]
@@ -62,8 +67,13 @@ def _json(description: str, schema: Schema) -> Schema:
 
 
 def _request(options: Schema, picture: Schema) -> Schema:
-    images = {**_list_of(picture), "minItems": 1, "maxItems": SETTINGS.max_images, "description": "The pictures."}
+    images = {**_list_of(picture), "minItems": 1, "maxItems": SETTINGS.max_images, "description": PICTURES}
     return {"schema": {**options, "properties": {"images": images, **options["properties"]}, "required": ["images"]}}
+
+
+def _parameters(options: Schema) -> list[Schema]:
+    """The options in the query string."""
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in options["properties"].items()]
 
 
 def _operation(endpoint: Endpoint, options: Schema) -> Schema:
@@ -74,11 +84,15 @@ def _operation(endpoint: Endpoint, options: Schema) -> Schema:
         "summary": endpoint.summary,
         "tags": ["Service APIs"],
         "security": KEY,
+        "description": "Options stand in the body or in the query string, each in one of them.",
+        "parameters": _parameters(options),
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": _request(options, {"type": "string", "format": "binary"}),
-                "application/json": _request(options, {"type": "string", "contentEncoding": "base64"}),
+                FORM: _request(options, BYTES),
+                JSON: _request(options, {"type": "string", "contentEncoding": "base64"}),
+                "image/*": {"schema": BYTES},
+                "application/octet-stream": {"schema": BYTES},
             },
         },
         "responses": {

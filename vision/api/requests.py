@@ -1,17 +1,21 @@
-"""How requests are read: pictures as files of a form or as base64 in JSON, beside an endpoint's options."""
+"""How requests are read: pictures as files of a form, as base64 in JSON, or one as the body; beside them options.
+
+Options stand in the body or in the query string, and mean the same in both.
+"""
 
 import asyncio
 import base64
-import binascii
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -23,8 +27,28 @@ from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
 
+IMAGES, ALIASES = "images", ("images[]", "image", "file")
+"""What pictures are called, and what clients call them that know no `images`."""
+
+FORM, JSON, UNTOLD = "multipart/form-data", "application/json", ("", "application/x-www-form-urlencoded")
+"""Media types; the last are what clients send that were told of none (curl --data-binary)."""
+
 MAX_COMMAS = 1_000
 """In a JSON body. base64 has none, so this bounds the values: millions of them would fill the memory."""
+
+MAX_PARAMETERS = 1_000
+"""In a query string, as parts in a form."""
+
+# How the formats begin; the bytes of a picture that was not told to be one are recognised by it.
+_PICTURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|....ftyp(?:avi|hei|hev|mif|msf)", re.DOTALL
+)
+
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_DATA_URL = re.compile(r"\s*data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+"""base64's other alphabet (RFC 4648, 5) to the first."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +67,29 @@ def fields(endpoint: Endpoint) -> type[BaseModel]:
 
 async def read(request: Request, endpoint: Endpoint) -> Asked:
     """Read a request. Raises VisionError where all of it fails."""
-    images, given = await _read(request)
-    return Asked(images, endpoint.wanted(_validate(endpoint.options, given)))
+    query = _read_query(request.scope["query_string"])
+    images, body = await _read(request)
+    return Asked(images, endpoint.wanted(_validate(endpoint.options, query, body)))
+
+
+def check_media_type(headers: Headers) -> None:
+    """Raises VisionError: unsupported_media_type, when no body of this type is read."""
+    media_type = _media_type(headers.get("content-type"))
+    if media_type not in (FORM, JSON, *UNTOLD) and not _is_picture(media_type):
+        raise _unsupported()
 
 
 async def _read(request: Request) -> tuple[list[bytes | VisionError], dict[str, Any]]:
-    """Return a request's pictures and its option fields, not validated yet."""
-    if request.headers["content-type"].lower().startswith("multipart/"):
+    """Return the pictures of a body and its option fields, not validated yet."""
+    media_type = _media_type(request.headers.get("content-type"))
+    fields: dict[str, Any] = {}
+    images: list[bytes | VisionError]
+    if media_type == FORM:
         images, fields = await _read_form(request)
-    else:
+    elif media_type == JSON:
         images, fields = await asyncio.to_thread(_read_json, await request.body())
+    else:
+        images = [await _read_picture(request, media_type)]
     if not images:
         raise VisionError(Code.MISSING_IMAGE, "Send at least one picture in `images`.")
     if len(images) > SETTINGS.max_images:
@@ -63,9 +100,65 @@ async def _read(request: Request) -> tuple[list[bytes | VisionError], dict[str, 
     return images, fields
 
 
+def _media_type(content_type: str | None) -> str:
+    return (content_type or "").split(";")[0].strip().lower()
+
+
+def _is_picture(media_type: str) -> bool:
+    return media_type.startswith("image/") or media_type == "application/octet-stream"
+
+
+def _unsupported() -> VisionError:
+    return VisionError(
+        Code.UNSUPPORTED_MEDIA_TYPE,
+        "Send multipart/form-data, application/json, or one picture as the body (Content-Type: image/jpeg).",
+    )
+
+
+async def _read_picture(request: Request, media_type: str) -> bytes:
+    body = await request.body()
+    if _is_picture(media_type) or _PICTURE.match(body):
+        return body
+    raise _unsupported()
+
+
+def _read_query(query: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+    except ValueError as error:
+        raise VisionError(
+            Code.MALFORMED_REQUEST, f"The query string is no UTF-8, or has more than {MAX_PARAMETERS:,} options."
+        ) from error
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name in (IMAGES, *ALIASES):
+            raise VisionError(Code.INVALID_OPTION, f"{name}: pictures go into the body, not into the query string.")
+        values.setdefault(name, []).append(value)
+    return {name: _option(name, given) for name, given in values.items()}
+
+
+def _names(given: Container[str]) -> Sequence[str]:
+    """What pictures are called in a body with these names."""
+    return (IMAGES,) if IMAGES in given else ALIASES
+
+
 class InMemoryParser(MultiPartParser):
     spool_max_size = 2**31  # people's photos do not touch the disk
     ended = False
+
+    def on_headers_finished(self) -> None:
+        """Make a file of each part that may be a picture; else it would be kept as text, and have 1 MB at most."""
+        part = self._current_part
+        _, parameters = parse_options_header(part.content_disposition)
+        media_type = dict(part.item_headers).get(b"content-type", b"").decode("latin-1")
+        named = parameters.get(b"name", b"").decode("latin-1") in (IMAGES, *ALIASES)
+        if (
+            part.content_disposition
+            and b"filename" not in parameters
+            and (named or _is_picture(_media_type(media_type)))
+        ):
+            part.content_disposition += b'; filename=""'
+        super().on_headers_finished()
 
     def on_end(self) -> None:
         self.ended = True
@@ -82,31 +175,39 @@ async def _read_form(request: Request) -> tuple[list[bytes | VisionError], dict[
         raise VisionError(Code.MALFORMED_REQUEST, f"The multipart body cannot be read: {error.message}") from error
     if not parser.ended:  # the part that was cut would be missing silently
         raise VisionError(Code.MALFORMED_REQUEST, "The multipart body ends early: its final boundary is missing.")
-    images = [await _file(part) for part in form.getlist("images")]
-    fields = {name: _option(name, form.getlist(name)) for name in form if name != "images"}
-    return images, {name: value for name, value in fields.items() if value is not None}
+    names = _names(form)
+    images = [await _file(name, part) for name, part in form.multi_items() if name in names]
+    return images, {name: _option(name, form.getlist(name)) for name in form if name not in names}
 
 
-async def _file(part: UploadFile | str) -> bytes | VisionError:
-    if isinstance(part, UploadFile):
-        return await part.read()
-    return VisionError(Code.NOT_A_FILE, "`images` holds text; send a file (curl: -F images=@photo.jpg).")
+async def _file(name: str, part: UploadFile | str) -> bytes | VisionError:
+    data = await part.read() if isinstance(part, UploadFile) else part.encode()
+    told = isinstance(part, UploadFile) and (part.filename or _is_picture(_media_type(part.content_type)))
+    if told or _PICTURE.match(data):
+        return data
+    decoded = await asyncio.to_thread(_base64, data.decode("latin-1"))
+    if isinstance(decoded, bytes) and _PICTURE.match(decoded):
+        return VisionError(Code.NOT_A_FILE, f'`{name}` holds base64, which goes into JSON: {{"images": ["…"]}}.')
+    return VisionError(Code.NOT_A_FILE, f"`{name}` holds text; send a file (curl: -F images=@photo.jpg).")
 
 
 def _option(name: str, parts: Sequence[UploadFile | str]) -> Any:
-    """An option in a form: text, JSON text as BentoML's client sends it, or a repeated field for a list."""
+    """An option as text: plain, JSON text as BentoML's client sends it, or repeated for a list; None if left empty."""
     values = [part for part in parts if isinstance(part, str)]
     if len(values) < len(parts):
-        raise VisionError(Code.INVALID_OPTION, f"{name} is a file; only `images` takes files.")
-    if len(values) == 1 and (values[0] == "null" or values[0].startswith("[")):
+        raise VisionError(Code.INVALID_OPTION, f"{name[:50]} holds a file; call each picture `images`.")
+    values = [value for value in values if value]
+    if not values or values == ["null"]:
+        return None
+    if len(values) == 1 and values[0].startswith("["):
         try:
             return json.loads(values[0])
         except (ValueError, RecursionError) as error:
-            raise VisionError(Code.INVALID_OPTION, f"{name} begins like JSON but is none.") from error
+            raise VisionError(Code.INVALID_OPTION, f"{name[:50]} begins like JSON but is none.") from error
     if name in LIST_OPTIONS:
         return values
     if len(values) > 1:
-        raise VisionError(Code.INVALID_OPTION, f"{name} is given {len(values)} times.")
+        raise VisionError(Code.INVALID_OPTION, f"{name[:50]} is given {len(values)} times.")
     return values[0]
 
 
@@ -119,23 +220,66 @@ def _read_json(body: bytes) -> tuple[list[bytes | VisionError], dict[str, Any]]:
         raise VisionError(Code.MALFORMED_REQUEST, "The body is no JSON.") from error
     if not isinstance(fields, dict):
         raise VisionError(Code.MALFORMED_REQUEST, "The body is no JSON object.")
-    images = fields.pop("images", [])
-    if not isinstance(images, list):
-        raise VisionError(Code.MALFORMED_REQUEST, "`images` is no list of base64 strings.")
-    return [_base64(image) for image in images], {name: value for name, value in fields.items() if value is not None}
+    images: list[Any] = []
+    for name in _names(fields):
+        given = fields.pop(name, [])
+        if name != IMAGES and isinstance(given, str):
+            given = [given]
+        if not isinstance(given, list):
+            raise VisionError(Code.MALFORMED_REQUEST, f"`{name}` is no list of base64 strings.")
+        images += given
+    return [_base64(image) for image in images], fields
 
 
 def _base64(text: Any) -> bytes | VisionError:
+    """Read base64 as encoders write it: in lines, in either alphabet, without padding, in a data: URL."""
+    if not isinstance(text, str):
+        return _no_base64(f"this is {_kind(text)}")
+    head = text[:1_000]
+    if _ADDRESS.match(head):
+        return _no_base64("this is an address, and nothing is fetched here")
+    if url := _DATA_URL.match(head):
+        media_type, parameters = url.groups()
+        if media_type and not _is_picture(_media_type(media_type)):
+            return _no_base64(f"this is a data: URL of {media_type[:50]}")
+        if not parameters.lower().endswith(";base64"):
+            return _no_base64("this data: URL holds no base64")
+        text = text[url.end() :]
+    elif head.startswith(("b'", 'b"')):
+        return _no_base64("this is how Python prints bytes; send .decode() of it")
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        return VisionError(
-            Code.INVALID_BASE64,
-            "Not the base64 of a picture's bytes. Nothing is fetched; of a data: URL send what follows the comma.",
-        )
+        data = text.encode("ascii").translate(_STANDARD, b" \t\r\n")
+        whole = len(data) % 4 == 0
+        data = base64.b64decode(data if whole else data + b"=" * (-len(data) % 4), validate=True)
+    except ValueError:
+        return _no_base64("this is something else, or was cut")
+    if whole or _PICTURE.match(data):
+        return data
+    return _no_base64("this is something else, or was cut")  # a path may read as base64 whose padding was left out
 
 
-def _validate(options: type[Options], fields: dict[str, Any]) -> Options:
+def _no_base64(why: str) -> VisionError:
+    return VisionError(Code.INVALID_BASE64, f"A picture in JSON is the base64 of its bytes; {why}.")
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value that is no text."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return "a number"
+
+
+def _validate(options: type[Options], *sources: Mapping[str, Any]) -> Options:
+    fields: dict[str, Any] = {}
+    for source in sources:
+        for name, value in source.items():
+            if value is None and name in options.model_fields:
+                continue  # stands for the default
+            if name in fields:
+                raise VisionError(Code.INVALID_OPTION, f"{name[:50]} is given in the query string and in the body.")
+            fields[name] = value
     try:
         return options.model_validate(fields)
     except ValidationError as error:

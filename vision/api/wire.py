@@ -4,6 +4,7 @@ import asyncio
 import json
 from uuid import uuid4
 
+import httptools
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -25,7 +26,11 @@ def install() -> None:
 
 
 class Protocol(HttpToolsProtocol):
-    """Ends a connection whose head is too long, or does not arrive within the time that a body has."""
+    """Ends a connection whose head is too long, or does not arrive within the time that a body has.
+
+    An offer to upgrade is ignored (RFC 9110, 7.8): every stock Java client makes one. httptools ends such a message at
+    its head, so the head is parsed again without the offer, and the body after it.
+    """
 
     overhead = 0
     head_is_late: asyncio.TimerHandle | None = None
@@ -41,15 +46,46 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.overhead += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+            return
         if self.overhead > MAX_OVERHEAD and not self.transport.is_closing():
             self.send_400_response("The request's head is too long.")
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._offers_upgrade():
+                    return  # what follows a CONNECT is no HTTP
+                rest = rest[upgrade.args[0] :]
+                self._parse_head_again()
+            else:
+                return
+
+    def _parse_head_again(self) -> None:
+        request = [self.parser.get_method(), self.url, b"HTTP/" + self.parser.get_http_version().encode()]
+        headers = [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(b"\r\n".join([b" ".join(request), *headers, b"", b""]))
+
+    def _offers_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect_head()
 
     def on_headers_complete(self) -> None:
+        if self._offers_upgrade():
+            return
         self._head_arrived()
         super().on_headers_complete()
 
@@ -58,6 +94,8 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade():
+            return
         self.overhead = 0
         super().on_message_complete()
 
@@ -75,9 +113,6 @@ class Protocol(HttpToolsProtocol):
 
     def _should_upgrade_to_ws(self) -> bool:
         return False  # no WebSockets here: answered as the GET that it began as
-
-    def _unsupported_upgrade_warning(self) -> None:
-        pass
 
     def _expect_head(self) -> None:
         if self.head_is_late is None:

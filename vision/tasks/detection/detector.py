@@ -92,6 +92,8 @@ class Detector:
             if name not in labels:
                 near = difflib.get_close_matches(name, labels, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
+                if "," in name and {one.strip() for one in name.split(",")} <= set(labels):
+                    hint = " Labels may hold commas: repeat `labels`, once for each."
                 raise VisionError(Code.INVALID_OPTION, f"labels: {self.card.name} knows no {name!r}.{hint}")
         return np.array([names is None or label in names for label in labels])
 
