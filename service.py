@@ -59,16 +59,12 @@ class VisionService(PublicService):
         return openapi.contract()
 
 
-async def _answer(service: "Vision", request: Request, *, endpoint: Endpoint) -> Response:
-    return await service.answer(request, endpoint)
-
-
-def with_tasks(service: type) -> type:
+def with_tasks(service: Any) -> Any:
     """Give a class the runner of each task to depend on, and the endpoints: one for each task, one for several."""
     for name, runner in RUNNERS.items():
         setattr(service, name, bentoml.depends(runner))
     for one in ENDPOINTS.values():
-        answer = partial(_answer, endpoint=one)
+        answer = partial(service.answer, endpoint=one)
         setattr(service, one.name, api(one.name, one.summary, requests.fields(one), answer))
     return service
 
@@ -90,7 +86,10 @@ def with_tasks(service: type) -> type:
 )
 @with_tasks
 class Vision:
-    """Looks at pictures: which class, what a sentence would say, which objects and where."""
+    """Looks at pictures: which class, what a sentence would say, which objects and where.
+
+    Its endpoints and runners are those of TASKS.
+    """
 
     def __init__(self) -> None:
         logs.configure()
