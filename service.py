@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 import vision
 from vision import metrics
-from vision.api import answers, openapi, page, requests, wire
+from vision.api import answers, cors, openapi, page, requests, wire
 from vision.api.door import Door
 from vision.api.endpoints import ENDPOINTS, Endpoint, Wanted
 from vision.api.facts import FACTS
@@ -53,7 +53,7 @@ class VisionService(PublicService):
     def edge(self, app: Starlette) -> ASGIApp:
         wire.install()
         app.router.routes[:0] = [*page.routes(), *(Route(path, answer) for path, answer in PAGES.items())]
-        return Door(app)
+        return cors.around(Door(app))
 
     def contract(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return openapi.contract()

@@ -34,7 +34,7 @@ def test_the_readme_tells_every_setting_with_its_default() -> None:
 
 def shown(value: object) -> set[str]:
     """How a default may stand in the table."""
-    if value is None or value == {}:
+    if value in (None, {}, []):
         return {"none"}
     if isinstance(value, bool):
         return {f"`{str(value).lower()}`"}

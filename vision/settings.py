@@ -15,6 +15,9 @@ from vision.tasks import TASKS
 
 PREFIX = "VISION_"
 
+FOREIGN = ("VISION_KEY", "VISION_ENDPOINT")
+"""Variables of Azure's client, which lie in many environments: no settings, and no misspelt ones."""
+
 
 def _models() -> dict[str, list[str]]:
     """Each task's models: its starter; in a Bento the versions that it was built with, from its bento.yaml."""
@@ -49,6 +52,12 @@ def _check_device(value: str) -> str:
 
 ApiKeys = Annotated[
     dict[str, Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]], NoDecode, BeforeValidator(_split_keys)
+]
+
+Origins = Annotated[
+    list[Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\sA-Z*]+)$")]],
+    NoDecode,
+    BeforeValidator(_split),
 ]
 
 
@@ -98,6 +107,10 @@ class _Settings(BaseSettings):
     )
     allow_anonymous: bool = Field(False, description="Serve without keys on an address that others can reach.")
 
+    cors_origins: Origins = Field(
+        [], description="Origins whose pages may call, comma-separated: https://photos.example; * is any."
+    )
+
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
     otlp_endpoint: str | None = Field(None, description="Where traces go: an OTLP/HTTP address ending in /v1/traces.")
 
@@ -130,7 +143,7 @@ def _load() -> _Settings:
     """Read the environment; a bad value or a misspelt name ends the process with a line that names it."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in (*known, *FOREIGN):
             sys.exit(f"{name} is no setting. Known are {', '.join(known)}.")
     try:
         return Settings()

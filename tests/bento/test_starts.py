@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from testkit.servers import OFFLINE, ROOT, another, free_port, served
@@ -76,3 +77,23 @@ def test_metrics_folders_of_killed_servers_are_swept_and_no_others(
             assert {folder.name for folder in place.glob("prometheus_multiproc_dir-*")} == owners
     assert not left.exists()
     assert not list(place.glob("prometheus_multiproc_dir-*"))
+
+
+def test_another_product_s_variables_are_named_once_and_not_heeded(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As in an environment made for Azure's client."""
+    foreign = {"VISION_KEY": "a-secret-of-azure-5d0c", "VISION_ENDPOINT": "https://mine.cognitiveservices.azure.com"}
+    with served(another(home, tmp_path_factory), **foreign) as running:
+        assert httpx.post(f"{running.url}/classify", json={}).json()["error"]["code"] == "missing_image"
+    [line] = [line for line in running.lines if "VISION_" in line]
+    assert all(name in line for name in (*foreign, "VISION_API_KEYS"))
+    assert not [line for line in running.lines if foreign["VISION_KEY"] in line]
+    environment = {**os.environ, **OFFLINE, **foreign, "BENTOML_HOME": str(home)}
+    run = subprocess.run(MAKE, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "VISION_KEY" not in run.stderr
+
+
+@pytest.mark.parametrize("name", ["VISION_KEYS", "VISION_API_KEY", "VISION_ENDPOINTS"])
+def test_a_misspelt_setting_still_ends_the_start(home: Path, name: str) -> None:
+    assert name in one_line([*SERVE, str(free_port())], BENTOML_HOME=str(home), **{name: "x"})

@@ -52,9 +52,7 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if (path := _tidy(scope["path"])) and path != scope["path"]:
-            scope = {**scope, "path": path, "raw_path": path.encode()}
-        visit = Visit(self, scope, receive, send)
+        visit = Visit(self, _tidied(scope), receive, send)
         FACTS.set(visit.facts)
         try:
             visit.admit()
@@ -255,9 +253,13 @@ def _route(path: str) -> str | None:
     return path if path in ENDPOINTS or path in PAGES else None
 
 
-def _tidy(path: str) -> str | None:
-    """The route that a path with too many slashes means: `/detect/`, `//detect`."""
-    return _route("/" + "/".join(filter(None, path.split("/"))))
+def _tidied(scope: Scope) -> Scope:
+    """Take superfluous slashes from an endpoint's path: `/detect/`, `//detect`.
+
+    Not from a page's: a proxy may keep /metrics inside, and know it by this one path.
+    """
+    path = "/" + "/".join(filter(None, scope["path"].split("/")))
+    return {**scope, "path": path, "raw_path": path.encode()} if path in ENDPOINTS else scope
 
 
 def _methods(route: str) -> tuple[str, ...]:

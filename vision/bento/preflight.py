@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import ipaddress
+import logging
 import os
 import resource
 import shutil
@@ -17,8 +18,10 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from vision.bento import store
-from vision.settings import PREFIX, SETTINGS
+from vision.settings import FOREIGN, PREFIX, SETTINGS
 from vision.tasks import TASKS
+
+log = logging.getLogger("bentoml.vision")
 
 MAX_TEMPORARY = 60
 """Characters of the temporary folder's path: a socket's has at most 107, and BentoML puts 43 behind the folder's."""
@@ -60,6 +63,8 @@ def check() -> None:
     _check_certificate(options)
     _check_temporary_folder()
     _check_models()
+    if foreign := [name for name in FOREIGN if name in os.environ]:
+        log.warning("%s: not heeded, another product's; keys of callers are VISION_API_KEYS.", ", ".join(foreign))
     _sweep_metrics_folders()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand slow clients are a thousand files
