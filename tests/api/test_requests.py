@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from testkit.photographs import PHOTOS, encoded
 
@@ -18,9 +19,12 @@ JSON = "application/json"
 TEXT = base64.b64encode(BUS).decode()
 FORM = {"content-type": "multipart/form-data; boundary=B"}
 
+register_heif_opener()
 with Image.open(io.BytesIO(BUS)) as photo:
     LARGE = encoded(photo.resize((1620, 2160)), "BMP")  # 10 MB
-    FORMATS = {name: encoded(photo.convert("RGB"), name) for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")}
+    FORMATS = {
+        name: encoded(photo.convert("RGB"), name) for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
+    }
 
 
 def part(head: str, data: bytes) -> bytes:
@@ -266,6 +270,22 @@ def test_a_part_is_a_picture_whatever_it_is_called(client: httpx.Client, name: s
     assert best(answer) == ["minibus"]
     whole = client.post("/classify", files={"images": photograph}, data={"top_k": "1"})
     assert without_times(answer) == without_times(whole)
+
+
+@pytest.mark.parametrize("media_type", ["text/plain; charset=UTF-8", "application/json", "application/octet-stream"])
+def test_an_option_may_have_a_type(client: httpx.Client, media_type: str) -> None:
+    """As Spring and C# send them."""
+    picture = part(f"{DISPOSITION}\r\nContent-Type: image/jpeg", BUS)
+    option = part(f'Content-Disposition: form-data; name="top_k"\r\nContent-Type: {media_type}', b"2")
+    answer = client.post("/classify", content=form(picture, option), headers=FORM)
+    assert len(without_times(answer)[0]["labels"]) == 2
+
+
+def test_a_picture_of_another_name_is_told_so(client: httpx.Client) -> None:
+    head = 'Content-Disposition: form-data; name="photo"\r\nContent-Type: image/bmp'
+    answer = client.post("/classify", content=form(part(head, LARGE)), headers=FORM)
+    assert code(answer) == "400 invalid_option"
+    assert "`images`" in answer.json()["error"]["message"]
 
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -97,3 +97,11 @@ def test_another_product_s_variables_are_named_once_and_not_heeded(
 @pytest.mark.parametrize("name", ["VISION_KEYS", "VISION_API_KEY", "VISION_ENDPOINTS"])
 def test_a_misspelt_setting_still_ends_the_start(home: Path, name: str) -> None:
     assert name in one_line([*SERVE, str(free_port())], BENTOML_HOME=str(home), **{name: "x"})
+
+
+@pytest.mark.parametrize(
+    "origins", ["https://photos.example/", "photos.example", "https://*.example", "*, HTTPS://a.b"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(home: Path, origins: str) -> None:
+    line = one_line([*SERVE, str(free_port())], BENTOML_HOME=str(home), VISION_CORS_ORIGINS=origins)
+    assert "VISION_CORS_ORIGINS" in line

@@ -150,13 +150,9 @@ class InMemoryParser(MultiPartParser):
         """Make a file of each part that may be a picture; else it would be kept as text, and have 1 MB at most."""
         part = self._current_part
         _, parameters = parse_options_header(part.content_disposition)
-        media_type = dict(part.item_headers).get(b"content-type", b"").decode("latin-1")
         named = parameters.get(b"name", b"").decode("latin-1") in (IMAGES, *ALIASES)
-        if (
-            part.content_disposition
-            and b"filename" not in parameters
-            and (named or _is_picture(_media_type(media_type)))
-        ):
+        typed = dict(part.item_headers).get(b"content-type", b"").lower().startswith(b"image/")
+        if part.content_disposition and b"filename" not in parameters and (named or typed):
             part.content_disposition += b'; filename=""'
         super().on_headers_finished()
 
