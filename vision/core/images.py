@@ -1,4 +1,4 @@
-"""Untrusted bytes -> oriented RGB pixels, within limits."""
+"""Untrusted bytes -> oriented pixels, within limits."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ from pi_heif import register_heif_opener
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from vision.core import jpegs
+from vision.core import colours, jpegs
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Pixels
 
@@ -74,13 +74,14 @@ class Header:
 def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode a picture in full: the format is sniffed from the bytes, the first frame of an animation is taken.
 
-    Returns an RGB image with its EXIF orientation applied; transparency lies on white, 16-bit channels
+    Returns an RGB image in sRGB with its EXIF orientation applied; transparency lies on white, 16-bit channels
     keep their upper eight bits.
     Raises VisionError: empty_image, image_too_large (bytes), unsupported_format, too_many_pixels, bad_dimensions
     (these two read from the header) or undecodable_image.
     """
     image, _, load = _open(data, limits)
-    return _load(image, load, None)[0]
+    picture = _load(image, load, None)[0]
+    return Image.fromarray(colours.to_srgb(np.asarray(picture), picture)) if picture.info else picture
 
 
 def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, tuple[int, int]]:
@@ -89,6 +90,9 @@ def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, t
     As decode(), but sides are divided by the largest whole number that leaves ENOUGH of the longer one: in a JPEG
     as far as the inverse transform gives fewer pixels for less work (by 2, 4 or 8), the rest by averaging. Models
     resize from there once. That is nearer to what they answer about all pixels than resizing twice.
+
+    A picture with a colour profile is in its own colours yet (RGB, L or CMYK): colours.to_srgb() takes the pixels that
+    a model is given, which are fewer.
     """
     image, _, load = _open(data, limits)
     return _load(image, load, ENOUGH)
@@ -135,9 +139,12 @@ def _load(image: Image.Image, load: Callable[[], object], least: int | None) -> 
             image.draft(None, (width // scale, height // scale))  # does something to a JPEG only
         load()
         turned = _orient(image)
-        image = _to_rgb(image)
+        profile = image.info.get("icc_profile")
+        transform = colours.find(profile, image.mode)
+        image = _flat(image, transform.input_mode if transform else "RGB")
         if least and (factor := max(image.size) // least) > 1:
             image = image.reduce(factor)
+        colours.mark(image, profile, transform)
     except VisionError:
         raise
     except Exception as error:
@@ -231,7 +238,8 @@ def _orient(image: Image.Image) -> bool:
     return turned
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """Return it as RGB, L or CMYK, without transparency."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -239,5 +247,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")  # what writes no alpha writes zeros; every viewer shows the picture
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
+    return image.convert(mode)
