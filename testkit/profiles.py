@@ -68,7 +68,7 @@ def cmyk_profile(gamma: float, grid: int = 9) -> bytes:
     xyz = ((1 - inks[:, :3]) * (1 - inks[:, 3:])) ** gamma @ matrix("sRGB").T / D50
     root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     lab = np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=1)
-    coded = (lab + [0, 128, 128]) * [0xFF00 / 100, 256, 256]
+    coded = (lab + np.array([0, 128, 128])) * [0xFF00 / 100, 256, 256]
     table = b"mft2\0\0\0\0" + bytes([4, 3, grid, 0]) + struct.pack(">9i", *(np.eye(3).ravel() * 65536).astype(int))
     table += struct.pack(">HH", 2, 2) + struct.pack(">HH", 0, 65535) * 4
     table += coded.clip(0, 65535).round().astype(">u2").tobytes() + struct.pack(">HH", 0, 65535) * 3
@@ -89,7 +89,9 @@ def profile(space: bytes, connection: bytes, tags: dict[bytes, bytes], kind: byt
     for name, data in tags.items():
         table += name + struct.pack(">II", at + len(body), len(data))
         body += data + bytes(-len(data) % 4)
-    head = struct.pack(">I4sI4s4s4s12s4s", at + len(body), b"test", 0x02400000, kind, space, connection, bytes(12), b"acsp")
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s", at + len(body), b"test", 0x02400000, kind, space, connection, bytes(12), b"acsp"
+    )
     return head + bytes(28) + _numbers(D50) + bytes(48) + table + body
 
 

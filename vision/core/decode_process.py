@@ -73,7 +73,7 @@ class DecodeProcess:
     def _start(self) -> Any:
         return subprocess.Popen(  # noqa: S603
             (*COMMAND, str(self._memory)),
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[self._memory],
