@@ -31,6 +31,7 @@ from train_and_save.measure.report import Section
 from vision.bento import store
 from vision.core.device import planned
 from vision.core.images import decode_reduced
+from vision.core.look import show
 from vision.core.predictor import Predictor, pick_device
 from vision.core.schemas import Item, Options
 from vision.tasks import TASKS
@@ -210,7 +211,8 @@ def _run(model: Predictor, folder: Path, examples: Sequence[Any], labels: Sequen
 
 def _item(path: Path, folder: Path, options: Options, task: str) -> Item[Any]:
     picture, size = decode_reduced(path.read_bytes(), datasets.LIMITS)
-    return Item(TASKS[task].load_shrink(folder)(picture), size, options)
+    shown, _ = show({task: TASKS[task].load_shrink(folder)}, picture, size)
+    return Item(shown[task], size, options)
 
 
 def _with_intervals(values: dict[str, float], samples: dict[str, Values]) -> report.Figures:

@@ -2,7 +2,7 @@
 
 Pillow keeps the lock while it decodes a WebP or lays transparency on white: seconds for a large picture, in which the
 public process would do nothing else. A call and its answer are a line of JSON each; the picture's bytes, then its
-pixels, lie in memory that both have open.
+pixels and colour profile, lie in memory that both have open.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from vision.core import colours
 from vision.core.errors import Code, VisionError
 from vision.core.images import Limits, decode_reduced
 
@@ -58,9 +59,11 @@ class DecodeProcess:
             timer.cancel()
         if "code" in told:
             raise VisionError(Code(told["code"]), told["message"])
-        width, height = told["shown"]
-        pixels = os.pread(self._memory, width * height * 3, 0)
-        return Image.frombytes("RGB", (width, height), pixels), tuple(told["size"])
+        pixels = os.pread(self._memory, told["bytes"], 0)
+        picture = Image.frombytes(told["mode"], tuple(told["shown"]), pixels)
+        profile = os.pread(self._memory, told["profile"], told["bytes"])
+        colours.mark(picture, profile, colours.find(profile, picture.mode))
+        return picture, tuple(told["size"])
 
     def close(self) -> None:
         """End it for good, from any thread: one that waits for the process sees its pipe end."""
@@ -108,8 +111,9 @@ def _answer(memory: int, data: bytes, limits: Limits) -> dict[str, Any]:
         picture, size = decode_reduced(data, limits)
     except VisionError as error:
         return {"code": error.code, "message": error.message}
-    os.pwrite(memory, picture.tobytes(), 0)
-    return {"shown": picture.size, "size": size}
+    pixels, profile = picture.tobytes(), picture.info.get("icc_profile", b"")
+    os.pwrite(memory, pixels + profile, 0)
+    return {"shown": picture.size, "mode": picture.mode, "bytes": len(pixels), "profile": len(profile), "size": size}
 
 
 if __name__ == "__main__":

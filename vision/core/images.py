@@ -1,17 +1,20 @@
-"""Untrusted bytes -> oriented RGB pixels, within limits."""
+"""Untrusted bytes -> oriented pixels, within limits."""
 
 import io
 import logging
-import re
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 from pi_heif import register_heif_opener
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
+from vision.core import colours, jpegs
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Pixels
 
@@ -24,9 +27,6 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 ENOUGH = 1280
 """Longer side in pixels from which every model here can be shown what it needs."""
 
-MAX_SCANS, MAX_SEGMENTS, MAX_FILL = 100, 2_000, 65_536
-"""Of a JPEG: progressive ones have some ten scans; a segment holds up to 64 kB; fill is bytes between segments."""
-
 MAX_RUN_LENGTH_PIXELS = 2_000_000
 
 FEW_PIXELS = 10_000_000
@@ -38,11 +38,9 @@ SECONDS_A_PIXEL = 8e-9
 OTHERS, RUN_LENGTHS, SCAN = 4, 60, 0.3
 """How many times that other formats and run-length BMPs take; what each further scan of a JPEG adds."""
 
-# A JPEG's markers, but for those without a length; in pixel data a stuffed zero follows each 0xff.
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-
 # The first bytes of the formats above: tells a broken picture from a file of another kind.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF87a", b"GIF89a", b"BM")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (b"\xff\xd8\xff", _PNG, b"RIFF", b"GIF87a", b"GIF89a", b"BM")
 _BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 
 log = logging.getLogger(__name__)
@@ -76,12 +74,14 @@ class Header:
 def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode a picture in full: the format is sniffed from the bytes, the first frame of an animation is taken.
 
-    Returns an RGB image with its EXIF orientation applied; transparency lies on white, 16-bit channels
+    Returns an RGB image in sRGB with its EXIF orientation applied; transparency lies on white, 16-bit channels
     keep their upper eight bits.
     Raises VisionError: empty_image, image_too_large (bytes), unsupported_format, too_many_pixels, bad_dimensions
     (these two read from the header) or undecodable_image.
     """
-    return _load(_open(data, limits)[0], None)[0]
+    image, _, load = _open(data, limits)
+    picture = _load(image, load, None)[0]
+    return Image.fromarray(colours.to_srgb(np.asarray(picture), picture)) if picture.info else picture
 
 
 def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, tuple[int, int]]:
@@ -90,18 +90,22 @@ def decode_reduced(data: bytes, limits: Limits = LIMITS) -> tuple[Image.Image, t
     As decode(), but sides are divided by the largest whole number that leaves ENOUGH of the longer one: in a JPEG
     as far as the inverse transform gives fewer pixels for less work (by 2, 4 or 8), the rest by averaging. Models
     resize from there once. That is nearer to what they answer about all pixels than resizing twice.
+
+    A picture with a colour profile is in its own colours yet (RGB, L or CMYK): colours.to_srgb() takes the pixels that
+    a model is given, which are fewer.
     """
-    return _load(_open(data, limits)[0], ENOUGH)
+    image, _, load = _open(data, limits)
+    return _load(image, load, ENOUGH)
 
 
 def decode_cheap(data: bytes, limits: Limits, seconds: float) -> tuple[Image.Image, tuple[int, int]] | Header:
     """As decode_reduced(), but return the Header of a picture whose decoding will take longer than `seconds`."""
-    image, header = _open(data, limits)
-    return header if header.seconds > seconds else _load(image, ENOUGH)
+    image, header, load = _open(data, limits)
+    return header if header.seconds > seconds else _load(image, load, ENOUGH)
 
 
-def _open(data: bytes, limits: Limits) -> tuple[Image.Image, Header]:
-    """Check all that can be checked before pixels are decoded."""
+def _open(data: bytes, limits: Limits) -> tuple[ImageFile, Header, Callable[[], object]]:
+    """Check all that can be checked before pixels are decoded; return what decodes them, too."""
     if not data:
         raise VisionError(Code.EMPTY_IMAGE, "The picture has no bytes.")
     if len(data) > limits.max_bytes:
@@ -109,7 +113,7 @@ def _open(data: bytes, limits: Limits) -> tuple[Image.Image, Header]:
             Code.IMAGE_TOO_LARGE,
             f"The picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. Send a smaller one.",
         )
-    scans = _check_jpeg(data) if data.startswith(b"\xff\xd8") else 0
+    jpeg = jpegs.read(data) if data.startswith(b"\xff\xd8") else None
     image = _identify(data, limits.formats)
     _check_size(image.size, limits)
     pixels = image.width * image.height
@@ -122,21 +126,27 @@ def _open(data: bytes, limits: Limits) -> tuple[Image.Image, Header]:
     if _has_run_lengths(image):
         times: float = RUN_LENGTHS
     else:
-        times = 1 + SCAN * (scans - 1) if image.format == "JPEG" else OTHERS
-    return image, Header(str(image.format), pixels, pixels * times * SECONDS_A_PIXEL)
+        times = 1 + SCAN * (len(jpeg.scans) - 1) if jpeg and image.format == "JPEG" else OTHERS
+    load = partial(jpegs.load, image, data, jpeg) if jpeg else image.load
+    return image, Header(str(image.format), pixels, pixels * times * SECONDS_A_PIXEL), load
 
 
-def _load(image: Image.Image, least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def _load(image: Image.Image, load: Callable[[], object], least: int | None) -> tuple[Image.Image, tuple[int, int]]:
     width, height = image.size
     try:
         if least:
             scale = max(1, max(image.size) // least)
             image.draft(None, (width // scale, height // scale))  # does something to a JPEG only
-        image.load()
+        load()
         turned = _orient(image)
-        image = _to_rgb(image)
+        profile = image.info.get("icc_profile")
+        transform = colours.find(profile, image.mode)
+        image = _flat(image, transform.input_mode if transform else "RGB")
         if least and (factor := max(image.size) // least) > 1:
             image = image.reduce(factor)
+        colours.mark(image, profile, transform)
+    except VisionError:
+        raise
     except Exception as error:
         # Decoders raise nearly every type for broken input; each is the picture's failure, not ours.
         log.info("undecodable %s: %s", image.format, type(error).__name__)
@@ -169,22 +179,6 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
         )
 
 
-def _check_jpeg(data: bytes) -> int:
-    """Return the number of scans. Refuse a JPEG whose few bytes take minutes: a scan is a pass over all pixels, a
-    segment is read in Python."""
-    scans = segments = 0
-    at = 2
-    while (marker := _MARKER.search(data, at)) and data[marker.end() - 1] != 0xD9:
-        scans += data[marker.end() - 1] == 0xDA
-        segments += 1
-        if scans > MAX_SCANS or segments > MAX_SEGMENTS or (not scans and marker.start() - at > MAX_FILL):
-            raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has more scans or segments than any camera writes.")
-        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    if not scans:
-        raise VisionError(Code.UNDECODABLE_IMAGE, "The JPEG has no pixels; send it again in full.")
-    return scans
-
-
 def _has_run_lengths(image: Image.Image) -> bool:
     """Whether it is a BMP that Pillow decodes in Python; refuse a large one."""
     run_lengths = image.format == "BMP" and image.info.get("compression") in (1, 2)
@@ -195,12 +189,14 @@ def _has_run_lengths(image: Image.Image) -> bool:
     return run_lengths
 
 
-def _identify(data: bytes, formats: Sequence[Format]) -> Image.Image:
+def _identify(data: bytes, formats: Sequence[Format]) -> ImageFile:
     try:
         return Image.open(io.BytesIO(data), formats=tuple(formats))
     except Image.DecompressionBombError as error:
         raise VisionError(Code.TOO_MANY_PIXELS, "The picture has too many pixels; send a smaller one.") from error
     except UnidentifiedImageError as error:
+        if (kept := _without_broken_chunks(data)) != data:
+            return _identify(kept, formats)
         if data.startswith(_SIGNATURES) or data[4:12] in _BRANDS:
             raise VisionError(
                 Code.UNDECODABLE_IMAGE, "The picture's header is broken; send it again in full."
@@ -211,6 +207,23 @@ def _identify(data: bytes, formats: Sequence[Format]) -> Image.Image:
     except Exception as error:
         log.info("unreadable header: %s", type(error).__name__)
         raise VisionError(Code.UNDECODABLE_IMAGE, "The picture's header is broken; send it again in full.") from error
+
+
+def _without_broken_chunks(data: bytes) -> bytes:
+    """Leave out of a PNG what stands before its pixels, is not needed for them, and has a wrong checksum.
+
+    Every viewer does so; Pillow refuses the picture.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while (name := data[at + 4 : at + 8]) and name != b"IDAT":
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        right = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+        if right or not name[:1].islower():  # a small letter: not needed
+            kept.append(data[at:end])
+        at = end
+    return b"".join((*kept, data[at:]))
 
 
 def _orient(image: Image.Image) -> bool:
@@ -225,11 +238,14 @@ def _orient(image: Image.Image) -> bool:
     return turned
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """Return it as RGB, L or CMYK, without transparency."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # what writes no alpha writes zeros; every viewer shows the picture
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
+    return image.convert(mode)

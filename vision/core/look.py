@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry import trace
 from PIL import Image
 
-from vision.core import images
+from vision.core import colours, images
 from vision.core.errors import VisionError
 from vision.core.images import LIMITS, Limits
 from vision.core.pixels import Shrink
@@ -78,8 +78,8 @@ async def decode_in_thread(data: bytes, use: Use, limits: Limits = LIMITS) -> An
 def show(
     shrinks: Mapping[str, Shrink], picture: Image.Image, size: tuple[int, int]
 ) -> tuple[dict[str, Pixels], tuple[int, int]]:
-    """Return the pixels that each model needs of a picture, and its size in full."""
-    return {word: shrink(picture) for word, shrink in shrinks.items()}, size
+    """Return the pixels that each model needs of a picture, in sRGB, and its size in full."""
+    return {word: colours.to_srgb(shrink(picture), picture) for word, shrink in shrinks.items()}, size
 
 
 async def look(

@@ -13,7 +13,7 @@ from vision.core.engine import GRAPH_CONFIG, Floats
 from vision.core.schemas import Pixels
 
 Shrink = Callable[[Image.Image], Pixels]
-"""Makes of an RGB picture the fewest pixels about which a model answers the same."""
+"""Makes of a picture (RGB, L or CMYK) the fewest pixels about which a model answers the same, in the same mode."""
 
 
 class Steps(BaseModel):
