@@ -25,7 +25,7 @@ from testkit.photographs import encoded
 from train_and_save.datasets import Boxed, read_boxes
 from train_and_save.measure.answers import Detected
 from vision.bento import store
-from vision.core import images
+from vision.core import colours, images
 from vision.core.device import CPU
 from vision.core.schemas import Item, Options
 from vision.tasks import TASKS
@@ -58,7 +58,10 @@ class Looks:
         for name, way in WAYS.items():
             start = perf_counter()
             picture = way(data)
-            shown = {task: np.asarray(picture) if name == "full" else self._shrink[task](picture) for task in ASKED}
+            shown = {
+                task: np.asarray(picture) if name == "full" else colours.to_srgb(self._shrink[task](picture), picture)
+                for task in ASKED
+            }
             self.seconds[name].append(perf_counter() - start)
             answers: dict[str, Any] = {
                 task: self._models[task].predict([Item(shown[task], size, options)])[0]

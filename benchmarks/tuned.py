@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.case import Answer, Case
 from vision.bento import store
+from vision.core import colours
 from vision.core.device import CPU
 from vision.core.errors import VisionError
 from vision.core.images import decode_reduced
@@ -29,7 +30,7 @@ class Engine:
 
     def decode(self, data: bytes) -> Item[Any]:
         picture, size = decode_reduced(data)
-        return Item(self._shrink(picture), size, self._options)
+        return Item(colours.to_srgb(self._shrink(picture), picture), size, self._options)
 
     def predict(self, items: Sequence[Item[Any]]) -> list[Answer]:
         """Raises VisionError when a picture fails: only successes count."""
