@@ -78,7 +78,7 @@ def test_a_full_disk_costs_the_metrics_and_nothing_else(home: Path, disk: Path) 
         assert len(told) == len(set(told))
         replaced = running.workers()["classification"].pid
         assert f"metrics of process {replaced} are lost from here on: No space left on device" in told
-        assert metric(running, 'vision_images_total{outcome="ok",task="detection"}') > 0
+        assert metric(running, "vision_images_total", outcome="ok", task="detection") > 0
 
 
 def ask_everything(running: Served) -> None:
