@@ -1,5 +1,6 @@
 """What every test stands on: the starters in a store, a running service, photographs."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and "home" in item.fixturenames:
             item.add_marker("served")
+
+
+@pytest.fixture(autouse=True)
+def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ours speak: where BentoML sets up logging in this process, it disables those that are there."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.startswith("vision"):
+            monkeypatch.setattr(logger, "disabled", False)
 
 
 @pytest.fixture(scope="session")

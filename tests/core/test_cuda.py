@@ -214,9 +214,8 @@ def test_what_was_kept_for_this_gpu_is_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("differs", [{"gpu": "NVIDIA H100 (9.0)"}, {"torch": "2.0.0"}])
 def test_what_was_kept_for_another_gpu_or_torch_is_ignored_with_a_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, differs: dict[str, str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, differs: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(cuda.log, "disabled", False)  # BentoML's set-up in another test disables those there were
     assert cuda.plan("m", "cpu", [kept(tmp_path, **differs)]) == Plan("cpu")
     [line] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert f"{tmp_path / MADE} is for" in line
