@@ -248,7 +248,7 @@ def measured(client: httpx.Client) -> dict[str, set[str]]:
     """The labels of each metric of the service after a request that succeeded and one that was refused."""
     photo = PHOTOS["bus"].read_bytes()
     assert client.post("/analyze", files={"images": photo}).status_code == 200
-    assert client.post("/classify", content=photo, headers={"content-type": "image/jpeg"}).status_code == 415
+    assert client.post("/classify", content=photo, headers={"content-type": "text/plain"}).status_code == 415
     families = text_string_to_metric_families(client.get("/metrics").text)
     on_gpus = {f"vision_gpu_{what}": {"gpu"} for what in ("memory_used_bytes", "memory_bytes", "utilization")}
     return {sample.name: set(sample.labels) for family in families for sample in family.samples} | on_gpus
