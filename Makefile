@@ -45,7 +45,7 @@ test-fast: .venv/dev.stamp  ## the tests that need no server and no saved model,
 	$(BIN)/pytest -m "not served"
 
 test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals
-	FULL=1 $(BIN)/pytest tests/test_hub.py
+	FULL=1 $(BIN)/pytest tests/train_and_save/test_hub.py tests/train_and_save/test_folder.py
 
 test-checkpoints: .venv/dev.stamp  ## YOLO checkpoints that real old releases of Ultralytics write, saved and compared
 	$(BIN)/pytest tests/checkpoints/proof.py

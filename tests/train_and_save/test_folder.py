@@ -33,6 +33,10 @@ from vision.tasks.classification.spec import ClassifyOptions
 Save = Callable[[Path], tuple[Path | None, str]]
 
 
+FULL = bool(os.environ.get("FULL"))
+"""Saving a model takes most of a minute; `make test-hub` saves one of each kind."""
+
+
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
     """Save a model from a path into an empty store; return its folder there, and the last line that was said."""
@@ -64,7 +68,7 @@ def config_of(folder: Path, **changes: Any) -> dict[str, Any]:
 # Configurations without a class
 
 
-@pytest.mark.parametrize("make", [hub.vit, hub.resnet, hub.rt_detr, hub.blip, hub.vit_gpt2])
+@pytest.mark.parametrize("make", [hub.vit, hub.resnet, hub.rt_detr, hub.blip, hub.vit_gpt2] if FULL else [hub.vit])
 def test_a_configuration_without_architectures_is_what_its_type_usually_is(
     save: Save, tmp_path: Path, make: Callable[[Path, bool], None]
 ) -> None:
@@ -86,8 +90,12 @@ def test_a_type_that_does_no_task_is_told(save: Save, tmp_path: Path) -> None:
     assert "add the class that it was saved from" in said
 
 
-@pytest.mark.parametrize(("labels", "safe"), [(1000, True), (3, True), (3, False)])
-@pytest.mark.parametrize("newest", [True, False])
+@pytest.mark.parametrize(
+    ("labels", "safe", "newest"),
+    [(*one, newest) for one in ((1000, True), (3, True), (3, False)) for newest in (True, False)]
+    if FULL
+    else [(1000, True, True), (3, False, False)],
+)
 def test_a_folder_as_timm_writes_it_answers_as_timm(
     save: Save, tmp_path: Path, labels: int, safe: bool, newest: bool
 ) -> None:
