@@ -42,7 +42,7 @@ for call in json.loads(sys.argv[1]):
         print("killed")
     print("---", flush=True)
 """
-SMALL_YOLO = "from train_and_save import train_detector; train_detector.SIDE = 64"
+SMALL_YOLO = "from train_and_save.train import detector; detector.SIDE = 64"
 KILLED = """
 from transformers import Trainer
 whole = Trainer._save_checkpoint
