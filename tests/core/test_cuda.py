@@ -217,7 +217,7 @@ def test_what_was_kept_for_another_gpu_or_torch_is_ignored_with_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, differs: dict[str, str]
 ) -> None:
     assert cuda.plan("m", "cpu", [kept(tmp_path, **differs)]) == Plan("cpu")
-    [line] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert f"{tmp_path / MADE} is for" in line
     assert "ignored" in line
 
