@@ -10,7 +10,7 @@ from vision.core.device import Device
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.pixels import Shrink, Steps
 from vision.core.predictor import Predictor
-from vision.core.schemas import Card, Model, Options
+from vision.core.schemas import Card, Marks, Model, Options
 from vision.core.task import Task
 
 MaxNewTokens = Annotated[
@@ -29,6 +29,10 @@ class CaptionOptions(Options):
 class Caption(BaseModel):
     caption: str
     model: Model
+
+
+def marks(found: Caption) -> Marks:
+    return Marks(lines=[found.caption])
 
 
 def load(folder: Path, card: Card, device: Device) -> Predictor:
@@ -50,5 +54,6 @@ CAPTIONING = Task(
     starter="flickr8k-captioner",
     load=load,
     load_shrink=load_shrink,
+    marks=marks,
     beside=4,  # sentences take long
 )

@@ -10,7 +10,7 @@ from vision.core.device import Device
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.pixels import Shrink, Steps
 from vision.core.predictor import Predictor
-from vision.core.schemas import Card, MinScore, Model, Options
+from vision.core.schemas import Card, Marks, MinScore, Model, Options
 from vision.core.task import Task
 
 TopK = Annotated[int, Field(ge=1, le=1000, description="How many labels at most, best first.")]
@@ -29,6 +29,11 @@ class Label(BaseModel):
 class Classification(BaseModel):
     labels: list[Label] = Field(description="Best first.")
     model: Model
+
+
+def marks(found: Classification) -> Marks:
+    best = [f"{one.label.split(',')[0]} {one.score:.0%}" for one in found.labels[:3]]
+    return Marks(lines=[" · ".join(best)])
 
 
 def load(folder: Path, card: Card, device: Device) -> Predictor:
@@ -50,4 +55,5 @@ CLASSIFICATION = Task(
     starter="efficientnet-lite0",
     load=load,
     load_shrink=load_shrink,
+    marks=marks,
 )
