@@ -7,7 +7,6 @@ import { SNIPPETS } from "./snippets.js";
 import { captionOf, filter, objectsOf, showPicture } from "./stage.js";
 
 const AT_ONCE = 3; // requests in work: a page should not be all that the service has to do
-const LEAST = 0.1; // what is asked for; the threshold hides from there, and asks nothing again
 const PICTURE_NAME = /\.(jpe?g|png|webp|gif|bmp|avif|heic|heif)$/i;
 
 const photos = []; // { id, file, name, state: waiting | asking | done | failed, result, error, unshowable, tile }
@@ -15,7 +14,7 @@ let selected = null;
 let facts = null;
 let inWork = 0;
 let ids = 0;
-let gone = false;
+let gone = false; // nobody answers: what waits goes on waiting
 let language = "JSON";
 
 // --- in ---
@@ -107,7 +106,6 @@ function chosenOptions(photo) {
   const features = chosen.filter((select) => select.value).map((select) => select.value);
   const isDefault = chosen.every((select) => select.selectedIndex === 0);
   return {
-    min_score: LEAST,
     ...(isDefault || !features.length ? {} : { features }),
     ...(photo.unshowable ? { render: true } : {}),
   };
@@ -126,17 +124,20 @@ function askAgain() {
   goOn();
 }
 
-/** A small copy for the row of pictures; whole ones of 200 photographs would fill the memory. */
-async function thumbnail(photo) {
+/** Draw a small copy for the row of pictures, once; whole ones of 200 photographs would fill the memory. */
+function thumbnail(photo) {
+  photo.drawn ||= drawThumbnail(photo);
+  return photo.drawn;
+}
+
+async function drawThumbnail(photo) {
   const canvas = photo.tile.querySelector("canvas");
-  if (canvas.dataset.drawn) return;
   try {
     const whole = await createImageBitmap(photo.file, { resizeHeight: 144, resizeQuality: "medium" });
     canvas.width = Math.min(whole.width, 288);
     canvas.height = whole.height;
     canvas.getContext("2d").drawImage(whole, (canvas.width - whole.width) / 2, 0);
     whole.close();
-    canvas.dataset.drawn = "yes";
   } catch {
     photo.unshowable = true;
   }
@@ -244,7 +245,9 @@ function select(photo) {
 }
 
 async function look() {
-  await thumbnail(selected);
+  const photo = selected;
+  await thumbnail(photo);
+  if (photo !== selected) return;
   showPicture(selected);
   showResult(selected);
   threshold();

@@ -1,8 +1,11 @@
 // The OpenAPI document, drawn.
 import { find, make } from "./dom.js";
 
+/** Text in which `this` is code. */
+const words = (text) => String(text).split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+
 function table(heads, rows) {
-  const line = (tag, cells) => make("tr", {}, ...cells.map((cell) => make(tag, {}, cell)));
+  const line = (tag, cells) => make("tr", {}, ...cells.map((cell) => make(tag, {}, ...words(cell))));
   return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": heads.filter(Boolean).join(", ") },
     make("table", {}, make("thead", {}, line("th", heads)), make("tbody", {}, ...rows.map((cells) => line("td", cells)))));
 }
@@ -24,7 +27,7 @@ function resultOf(operation, schemas) {
 }
 
 function endpoint(path, operation, schemas) {
-  const section = make("section", { class: "card endpoint" }, make("h2", {}, `POST ${path}`), make("p", {}, operation.summary || ""));
+  const section = make("section", { class: "card endpoint" }, make("h2", {}, `POST ${path}`), make("p", {}, ...words(operation.summary || "")));
   const form = operation.requestBody.content["multipart/form-data"].schema;
   const options = Object.entries(form.properties).map(([name, schema]) => [
     name, kind(schema), schema.default === undefined || schema.default === null ? "" : JSON.stringify(schema.default), schema.description || "",
@@ -47,5 +50,6 @@ find("version").textContent = `version ${spec.info.version}`;
 find("endpoints").append(...Object.entries(spec.paths).filter(([, item]) => item.post)
   .map(([path, item]) => endpoint(path, item.post, spec.components.schemas)));
 const { models, error } = await read("models");
-const lines = models ? models.map((card) => `${card.task}: ${card.name}:${card.version}, ${card.description}`) : [error.message];
-find("models").append(...lines.map((line) => make("li", {}, line)));
+find("models").append(...(models || []).map((card) => make("li", {}, make("strong", {}, card.name), ` ${card.version}`,
+  make("p", { class: "muted" }, `${card.task}; ${card.licence}`), make("p", {}, card.description))));
+if (error) find("models").append(make("li", {}, error.message));

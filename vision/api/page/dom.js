@@ -17,7 +17,7 @@ export function show(element, visible) {
   element.hidden = !visible;
 }
 
-export const percent = (score) => `${Math.round(score * 100)} %`;
+export const percent = (score) => (score > 0 && score < 0.005 ? "< 1 %" : `${Math.round(score * 100)} %`);
 
 /** Replace what follows an element's heading. */
 export function fill(element, ...children) {

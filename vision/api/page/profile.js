@@ -30,7 +30,7 @@ function sharesOf(photos, least) {
 
 function shareOf(label, seen, all) {
   const bar = make("span", { class: "bar" });
-  bar.style.width = percent(seen / all).replace(" ", "");
+  bar.style.width = `${(seen / all) * 100}%`;
   bar.style.background = colour(label);
   return make("li", {}, make("span", { class: "label" }, label), make("span", { class: "score" }, `${seen} of ${all}`),
     make("span", { class: "track", "aria-hidden": "true" }, bar));

@@ -13,7 +13,8 @@ export function showResult(photo) {
   fill(find("classes"), ...classes.flatMap(barsOf));
   show(find("objects"), parts.some((part) => "objects" in part));
   find("object-list").replaceChildren(...objectsOf(photo.result).map(rowOf));
-  find("timing").textContent = photo.result ? timing(photo.result, parts) : photo.error ? "" : "being looked at";
+  find("results").classList.toggle("busy", !photo.result && !photo.error);
+  find("timing").textContent = photo.result ? timing(photo.result, parts) : "";
 }
 
 function barsOf(part) {

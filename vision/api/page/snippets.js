@@ -1,8 +1,9 @@
 // The request that was made, as others would write it.
 
 const PLAIN = /^[\w.+-]+$/;
+const SAFE = /^[\w.+:/=@-]+$/;
 
-const shell = (text) => (PLAIN.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const shell = (text) => (SAFE.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 /** A file's name in curl's -F, where ; and , mean something. */
 const curlFile = (name) => (PLAIN.test(name) ? `images=@${name}` : `images=@"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`);
@@ -18,13 +19,13 @@ function curl({ url, name, options, key }) {
 
 function python({ url, name, options, key }) {
   const headers = key ? `\n        headers={"Authorization": "Bearer " + os.environ["VISION_KEY"]},` : "";
+  const data = pairs(options).length ? `\n        data=${JSON.stringify(options)},` : "";
   return `${key ? "import os\n\n" : ""}import httpx
 
 with open(${JSON.stringify(name)}, "rb") as photo:
     answer = httpx.post(
         ${JSON.stringify(url)},
-        files={"images": photo},
-        data=${JSON.stringify(options)},${headers}
+        files={"images": photo},${data}${headers}
     )
 answer.raise_for_status()
 print(answer.json()["results"][0])`;
