@@ -30,6 +30,7 @@ from vision.bento.hop import Caller
 from vision.bento.runners import RUNNERS
 from vision.bento.served import find, served
 from vision.core.decoders import Decoders
+from vision.core.draw import drawn
 from vision.core.errors import Code, VisionError
 from vision.core.look import Question, Seen, ServedModel, look
 from vision.core.schemas import Item
@@ -109,6 +110,15 @@ class Vision:
         facts.images = len(asked.images)
         facts.models = [question.model.tag for question in questions.values()]
         seen = await asyncio.gather(*(self._look(image, questions, facts.images) for image in asked.images))
+        if asked.render or asked.picture:
+            decode = partial(self._decoders.run, facts.caller)
+            media_type = asked.picture or "image/jpeg"
+            pairs = zip(asked.images, seen, strict=True)
+            seen = await asyncio.gather(
+                *(drawn(*pair, questions, decode=decode, media_type=media_type) for pair in pairs)
+            )
+        if asked.picture:
+            return answers.picture(seen[0], asked.picture)
         return answers.answer(seen, flat=endpoint.task is not None)
 
     def _questions(self, wanted: Sequence[Wanted]) -> dict[str, Question]:

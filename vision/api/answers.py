@@ -1,5 +1,6 @@
 """How answers are written: one shape for results, one for errors."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from vision.api.facts import FACTS
+from vision.core.draw import MediaType
 from vision.core.errors import KINDS, Code, VisionError
 from vision.core.look import Seen
 from vision.core.schemas import Failure, Size
@@ -34,6 +36,16 @@ def answer(seen: Sequence[Seen | VisionError], flat: bool) -> Response:
     return _failed(failures[0].error.code, {"error": failures[0].error, "results": results})
 
 
+def picture(seen: Seen | VisionError, media_type: MediaType) -> Response:
+    """The drawn picture; an error where the picture or one of its questions failed."""
+    if isinstance(seen, VisionError):
+        return refusal(seen)
+    for result in seen.results.values():
+        if isinstance(result, VisionError):
+            return refusal(result)
+    return Response(seen.rendered, media_type=media_type)
+
+
 def refusal(error: VisionError) -> Response:
     """The answer when a request fails as a whole."""
     return _failed(error.code, {"error": _failure(error).error})
@@ -51,11 +63,14 @@ def readiness(ready: bool, told: dict[str, Any]) -> Response:
 def _result(seen: Seen, flat: bool) -> dict[str, Any]:
     width, height = seen.size
     results = {word: _failure(one) if isinstance(one, VisionError) else one for word, one in seen.results.items()}
-    beside = {"size": Size(width=width, height=height), "ms": seen.ms}
+    beside: dict[str, Any] = {"ms": seen.ms}
+    if seen.rendered is not None:
+        beside["rendered"] = b64encode(seen.rendered).decode()
+    size = Size(width=width, height=height)
     if flat:
         [result] = results.values()
-        return {**dict(result), **beside}
-    return {"size": beside["size"], **results, "ms": seen.ms}
+        return {**dict(result), "size": size, **beside}
+    return {"size": size, **results, **beside}
 
 
 def _failure(error: VisionError) -> Failure:

@@ -12,9 +12,26 @@ from vision.core.task import Task
 from vision.tasks import TASKS
 
 
-class OneModel(Options):
+class Drawable(Options):
+    render: bool = Field(
+        False, description="Put a JPEG of each picture, with what was seen drawn on it, into `rendered`."
+    )
+
+
+class OneModel(Drawable):
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         None, description="Which of the task's models, `name` or `name:version`; by default the first."
+    )
+
+
+class DrawnResult(PictureResult):
+    """Of every endpoint."""
+
+    rendered: str | None = Field(
+        None,
+        description="The drawn picture where `render` asked for it: a JPEG in base64, at most 1,280 pixels long "
+        "and the words below it.",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/jpeg"},
     )
 
 
@@ -34,7 +51,7 @@ class Endpoint:
     summary: str
     options: type[Options]
     """What a request may choose."""
-    result: type[PictureResult]
+    result: type[DrawnResult]
     """What it gets for each picture."""
     task: Task | None
     """None asks several."""
@@ -67,12 +84,12 @@ def _endpoint(task: Task) -> Endpoint:
         task.endpoint,
         task.summary,
         create_model(task.options.__name__, __base__=(OneModel, task.options)),
-        create_model(f"{task.endpoint.title()}Result", __base__=(PictureResult, task.result)),  # type: ignore[arg-type]
+        create_model(f"{task.endpoint.title()}Result", __base__=(DrawnResult, task.result)),  # type: ignore[arg-type]
         task,
     )
 
 
-class AnyFeature(PictureResult):
+class AnyFeature(DrawnResult):
     """Only the features that were asked for are present, each under its word: `classification`, `detection:faces`."""
 
     model_config = ConfigDict(extra="allow")
@@ -98,7 +115,7 @@ def _analyze() -> Endpoint:
     return Endpoint(
         "analyze",
         "Ask several models about each picture, side by side; the picture is decoded once.",
-        create_model("AnalyzeOptions", __base__=Options, **fields),
+        create_model("AnalyzeOptions", __base__=Drawable, **fields),
         create_model("AnalyzeResult", __base__=AnyFeature, **results),
         None,
     )

@@ -1,7 +1,7 @@
 """The service's OpenAPI document, made from schemas.py: every form of a body, exact results, every error."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 import vision
 from vision.api.endpoints import ENDPOINTS, Endpoint
 from vision.api.requests import FORM, JSON
+from vision.core.draw import MediaType
 from vision.core.errors import KINDS, RETRY_AFTER, Code, VisionError
 from vision.core.schemas import Card, Failure
 from vision.settings import SETTINGS
@@ -96,12 +97,20 @@ def _operation(endpoint: Endpoint, options: Schema) -> Schema:
             },
         },
         "responses": {
-            "200": _json(
-                "One result a picture, in order; a failed picture has its error there.", _object(results=results)
-            ),
+            "200": _answer(results),
             **{str(status): _error(status, failed) for status in _error_statuses()},
         },
     }
+
+
+def _answer(results: Schema) -> Schema:
+    answer = _json(
+        "One result a picture, in order; a failed picture has its error there. Where `Accept` prefers a picture to "
+        "JSON, the one picture with what was seen drawn on it.",
+        _object(results=results),
+    )
+    answer["content"] |= {media_type: {"schema": BYTES} for media_type in get_args(MediaType)}
+    return answer
 
 
 def _error_statuses() -> list[int]:

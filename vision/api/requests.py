@@ -10,7 +10,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from vision.api.endpoints import Endpoint, Wanted
 from vision.api.facts import FACTS
+from vision.core.draw import MediaType
 from vision.core.errors import Code, VisionError
 from vision.core.images import SIGNATURE
 from vision.core.schemas import Options
@@ -33,6 +34,8 @@ IMAGES, ALIASES = "images", ("images[]", "image", "file")
 
 FORM, JSON, UNTOLD = "multipart/form-data", "application/json", ("", "application/x-www-form-urlencoded")
 """Media types; the last are what clients send that were told of none (curl --data-binary)."""
+
+_PICTURES: tuple[MediaType, ...] = get_args(MediaType)
 
 MAX_COMMAS = 1_000
 """In a JSON body. base64 has none, so this bounds the values: millions of them would fill the memory."""
@@ -53,6 +56,10 @@ class Asked:
 
     images: list[bytes | VisionError]
     wanted: list[Wanted]
+    render: bool
+    """Each result is to be drawn, beside what it says."""
+    picture: MediaType | None
+    """The answer itself is to be the one picture, drawn."""
 
 
 def fields(endpoint: Endpoint) -> type[BaseModel]:
@@ -65,7 +72,37 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
     """Read a request. Raises VisionError where all of it fails."""
     query = _read_query(request.scope["query_string"])
     images, body = await _read(request)
-    return Asked(images, endpoint.wanted(_validate(endpoint.options, query, body)))
+    chosen: Any = _validate(endpoint.options, query, body)
+    picture = preferred(",".join(request.headers.getlist("accept")))
+    if picture and len(images) > 1:
+        raise VisionError(
+            Code.TOO_MANY_IMAGES,
+            f"Accept asks for {picture}, which holds one picture, and {len(images)} were sent; "
+            "send one, or accept application/json and set render=true.",
+        )
+    return Asked(images, endpoint.wanted(chosen), chosen.render, picture)
+
+
+def preferred(accept: str) -> MediaType | None:
+    """The picture that an Accept header prefers to JSON (RFC 9110, 12.5.1); None where it is to be JSON."""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        media_range, *parameters = (word.strip() for word in part.split(";"))
+        weights[media_range] = next((_weight(word) for word in parameters if word.startswith("q=")), 1)
+
+    def weight(media_type: str) -> float:
+        ranges = (media_type, f"{media_type.split('/')[0]}/*", "*/*")
+        return next((weights[one] for one in ranges if one in weights), 0)
+
+    best = max(_PICTURES, key=weight)
+    return best if weight(best) > weight(JSON) else None
+
+
+def _weight(parameter: str) -> float:
+    try:
+        return float(parameter.removeprefix("q="))
+    except ValueError:
+        return 0
 
 
 def check_media_type(headers: Headers) -> None:

@@ -63,12 +63,14 @@ class Seen:
     """What was seen in a picture.
 
     size: (width, height) of the oriented original. results: one a question, in the questions' order and under their
-    words. ms: milliseconds of `decode`, of each question (its queue and inference), and `total`.
+    words. ms: milliseconds of `decode`, of each question (its queue and inference), and `total`. rendered: a JPEG or
+    PNG of the picture with the results drawn on it, where that was asked (draw.py).
     """
 
     size: tuple[int, int]
     results: dict[str, Result]
     ms: dict[str, float]
+    rendered: bytes | None = None
 
 
 async def decode_in_thread(data: bytes, use: Use, limits: Limits = LIMITS) -> Any:

@@ -4,12 +4,13 @@ Scores lie in 0-1. Boxes are (x1, y1, x2, y2): left, top, right, bottom. Sizes a
 its own folder (vision/tasks).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from vision.core.errors import KINDS, Code, VisionError
@@ -27,11 +28,22 @@ class Options(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_no_boolean(cls, value: Any) -> Any:
-        # pydantic would take true for 1, and no option is a yes or no
-        if isinstance(value, bool):
+    def _is_no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise PydanticCustomError("boolean", "true and false are no value of this option")
         return value
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a result says that can be drawn on its picture.
+
+    boxes: label, score, and the box normalised to 0-1, best first. lines: what stands below the picture.
+    """
+
+    boxes: Sequence[tuple[str, float, tuple[float, float, float, float]]] = ()
+    lines: Sequence[str] = ()
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -91,7 +103,7 @@ class Size(BaseModel):
 
 Milliseconds = Annotated[
     dict[str, float],
-    Field(description="`decode`; for each task run its name (queue and inference); `total`."),
+    Field(description="`decode`; for each task run its name (queue and inference); `render`, if asked; `total`."),
 ]
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from vision.core.device import Device
 from vision.core.pixels import Shrink
 from vision.core.predictor import Predictor
-from vision.core.schemas import Card, Options
+from vision.core.schemas import Card, Marks, Options
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Task:
     """Folder of a saved model, its card, where it is to run -> the model. Imports its libraries when called."""
     load_shrink: Callable[[Path], Shrink]
     """Folder of a saved model -> what makes its pixels of a picture, without loading the model."""
+    marks: Callable[[Any], Marks] = lambda _: Marks()
+    """A result -> what of it is drawn on the picture, where that is asked."""
     beside: int = 8
     """Pictures that a model takes while it works on a batch: it has some when the batch is done, and a small request
     never waits for all of a large one."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from vision.core.device import Device
 from vision.core.pixels import load_shrink
 from vision.core.predictor import Predictor
-from vision.core.schemas import Card, Model, Options
+from vision.core.schemas import Card, Marks, Model, Options
 from vision.core.task import Task
 
 MaxNewTokens = Annotated[
@@ -29,6 +29,10 @@ class Caption(BaseModel):
     model: Model
 
 
+def marks(found: Caption) -> Marks:
+    return Marks(lines=[found.caption])
+
+
 def load(folder: Path, card: Card, device: Device) -> Predictor:
     from vision.tasks.captioning.captioner import Captioner
 
@@ -44,5 +48,6 @@ CAPTIONING = Task(
     starter="flickr8k-captioner",
     load=load,
     load_shrink=load_shrink,
+    marks=marks,
     beside=4,  # sentences take long
 )

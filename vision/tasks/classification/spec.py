@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from vision.core.device import Device
 from vision.core.pixels import load_shrink
 from vision.core.predictor import Predictor
-from vision.core.schemas import Card, MinScore, Model, Options
+from vision.core.schemas import Card, Marks, MinScore, Model, Options
 from vision.core.task import Task
 
 TopK = Annotated[int, Field(ge=1, le=1000, description="How many labels at most, best first.")]
@@ -29,6 +29,11 @@ class Classification(BaseModel):
     model: Model
 
 
+def marks(found: Classification) -> Marks:
+    best = [f"{one.label.split(',')[0]} {one.score:.0%}" for one in found.labels[:3]]
+    return Marks(lines=[" · ".join(best)])
+
+
 def load(folder: Path, card: Card, device: Device) -> Predictor:
     from vision.tasks.classification.classifier import Classifier
 
@@ -44,4 +49,5 @@ CLASSIFICATION = Task(
     starter="efficientnet-lite0",
     load=load,
     load_shrink=load_shrink,
+    marks=marks,
 )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from vision.core.device import Device
 from vision.core.pixels import Shrink
 from vision.core.predictor import Predictor
-from vision.core.schemas import Card, MinScore, Model, Options
+from vision.core.schemas import Card, Marks, MinScore, Model, Options
 from vision.core.task import Task
 
 MaxDetections = Annotated[int, Field(ge=1, le=300, description="How many objects at most, best first.")]
@@ -36,6 +36,10 @@ class Detection(BaseModel):
     model: Model
 
 
+def marks(found: Detection) -> Marks:
+    return Marks(boxes=[(one.label, one.score, one.box_normalized) for one in found.objects])
+
+
 def load(folder: Path, card: Card, device: Device) -> Predictor:
     from vision.tasks.detection.detector import Detector
 
@@ -57,4 +61,5 @@ DETECTION = Task(
     starter="nanodet-g",
     load=load,
     load_shrink=load_shrink,
+    marks=marks,
 )
