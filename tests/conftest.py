@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from testkit import light
 from testkit.photographs import SHARED
 from testkit.servers import OFFLINE, ROOT, Served, served
 
@@ -35,6 +36,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
     subprocess.run([sys.executable, "-m", "train_and_save", "starter"], cwd=ROOT, env=environment, check=True)
     return home
+
+
+@pytest.fixture(scope="session")
+def light_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of the light install, in an environment of its own."""
+    return light.install(tmp_path_factory.mktemp("light"))
 
 
 @pytest.fixture(scope="session")

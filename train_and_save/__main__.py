@@ -134,6 +134,7 @@ def prune(arguments: argparse.Namespace) -> None:
 def remake(arguments: argparse.Namespace) -> None:
     from train_and_save.starter import captioner as starter_captioner
     from train_and_save.starter import convert
+    from train_and_save.starter import graphs as starter_graphs
 
     match arguments.task:
         case "classification":
@@ -142,6 +143,7 @@ def remake(arguments: argparse.Namespace) -> None:
             print(starter_captioner.train(arguments.source, starter.CLASSIFICATION, starter.CAPTIONING))
         case "detection":
             convert.detection(arguments.source, starter.DETECTION)
+    starter_graphs.write(arguments.task)
 
 
 def _print_figures(figures: dict[str, float], report: Path) -> None:

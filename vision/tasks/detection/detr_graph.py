@@ -29,8 +29,8 @@ class GraphDetr:
         self.engine = engine.openvino(folder)
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
-        outputs = self.engine(self.preprocess(pictures))
-        return [found(*row, self.scores, self.most, min_score) for row in zip(*outputs, strict=True)]
+        logits, boxes = self.engine(self.preprocess(pictures))
+        return [found(*row, self.scores, self.most, min_score) for row in zip(logits, boxes, strict=True)]
 
 
 def is_saved(folder: Path, device: str) -> bool:
@@ -45,15 +45,16 @@ def found(logits: Floats, boxes: Floats, scores: Scores, most: int, min_score: f
     As transformers' post_process_object_detection does it.
     """
     if scores == "sigmoid":
-        each = (1 / (1 + np.exp(-logits))).ravel()
+        each: Floats = np.asarray(1 / (1 + np.exp(-logits)), np.float32).ravel()
         best = np.argsort(-each, kind="stable")[:most]
         score, (queries, classes) = each[best], np.divmod(best, logits.shape[1])
     else:
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        each = (raised / raised.sum(axis=1, keepdims=True))[:, :-1]
+        each = np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)[:, :-1]
         queries = np.argsort(-each.max(axis=1), kind="stable")[:most]
         classes = each[queries].argmax(axis=1)
         score = each[queries, classes]
     kept = score > min_score
     centre, half = boxes[queries[kept], :2], boxes[queries[kept], 2:] / 2
-    return Found(score[kept], classes[kept], np.concatenate([centre - half, centre + half], axis=1).clip(0, 1))
+    corners: Floats = np.concatenate([centre - half, centre + half], axis=1)
+    return Found(score[kept], classes[kept], corners.clip(0, 1))
