@@ -10,20 +10,27 @@ SECONDS ?= 460
 CASES ?= starters
 BIN := .venv/bin
 
+# The light install runs models that have graphs, on CPUs. The full one comes with FULL=1, MODELS=hub or a GPU, and stays.
+GPU = $(shell nvidia-smi -L 2> /dev/null | grep '^GPU')
+SERVING = .venv/$(if $(or $(FULL),$(filter hub,$(MODELS)),$(wildcard .venv/full.stamp),$(GPU)),full,light).stamp
+
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench gpu train lint lock sbom
+.PHONY: help serve install bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench gpu train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000)
+serve: install  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000); FULL=1 with PyTorch
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
 	@echo "Serving on http://127.0.0.1:$(PORT) - ready when the log says so. Then try:"
-	@echo "  curl -F images=@$$(ls .venv/lib/python*/site-packages/ultralytics/assets/bus.jpg) http://127.0.0.1:$(PORT)/analyze"
+	@echo "  curl -F images=@$(firstword $(wildcard examples/*.jpg)) http://127.0.0.1:$(PORT)/analyze"
 	@echo
 	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
-bento: .venv/serve.stamp  ## build the Bento: code, models and locked dependencies (MODELS=starter or hub)
+install:
+	@$(MAKE) --no-print-directory $(SERVING)
+
+bento: install  ## build the Bento: code, models and locked dependencies (MODELS=starter or hub)
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
 	@env BENTOML_DO_NOT_TRACK=True $$(grep '^VISION_' .venv/models.out) $$(env | grep '^VISION_[A-Z]*_MODEL=') $(BIN)/bentoml build -f $(BENTOFILE)
 
@@ -32,7 +39,7 @@ image:  ## put the Bento into a container image, vision:latest (BACKEND=docker, 
 	@$(MAKE) --no-print-directory bento
 	@BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml containerize vision:latest --backend $(BACKEND) -t $(IMAGE)
 
-image-cpu:  ## the same for machines without a GPU, a third as large: vision:cpu
+image-cpu:  ## the same for machines without a GPU, of the light install, a tenth as large: vision:cpu
 	@$(MAKE) --no-print-directory image BENTOFILE=deploy/image/bentofile-cpu.yaml IMAGE=vision:cpu
 
 test: .venv/dev.stamp lint  ## lint, types and every test; how much of the code they ran, in all processes
@@ -76,13 +83,13 @@ lint: .venv/dev.stamp  ## ruff and mypy
 train: .venv/train.stamp  ## install what training and measuring models need, and say how
 	$(BIN)/python -m train_and_save --help
 
-lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
+lock: .venv/uv.stamp  ## resolve requirements*.in into the lock files again
+	$(BIN)/uv pip compile $(COMPILE) requirements-light.in -o requirements-light.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-audit.in -o requirements-audit.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-bench.in -o requirements-bench.lock
-	$(BIN)/python deploy/image/cpu_lock.py < requirements.lock > requirements-cpu.lock
 
 sbom: .venv/audit.stamp  ## what the image installs: an SBOM (CycloneDX, build/sbom.json) and the licences (LICENCES.md)
 	@$(BIN)/uv venv --quiet --clear --python 3.11 .venv/image
@@ -103,17 +110,21 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r .venv/uv.lock
 	touch $@
 
-.venv/serve.stamp: requirements.lock | .venv/uv.stamp
+.venv/light.stamp: requirements-light.lock | .venv/uv.stamp
+	$(INSTALL) -r requirements-light.lock
+	touch $@
+
+.venv/full.stamp: requirements.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements.lock
 	touch $@
 
 .venv/train.stamp: requirements-train.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements-train.lock
-	touch .venv/serve.stamp $@
+	touch .venv/full.stamp $@
 
 .venv/dev.stamp: requirements-dev.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements-dev.lock
-	touch .venv/serve.stamp .venv/train.stamp $@
+	touch .venv/full.stamp .venv/train.stamp $@
 
 .venv/audit.stamp: requirements-audit.lock | .venv/uv.stamp
 	$(BIN)/uv venv --quiet --clear .venv/audit

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
+from testkit import light
 from testkit.photographs import SHARED
 from testkit.servers import OFFLINE, ROOT, Served, served
 
@@ -45,6 +46,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     home = tmp_path_factory.mktemp("bentoml")
     shutil.copytree(saved, home, dirs_exist_ok=True)
     return home
+
+
+@pytest.fixture(scope="session")
+def light_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of the light install, in an environment of its own."""
+    return light.install(tmp_path_factory.mktemp("light"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from train_and_save import Origin, UserError, starter
 from vision.bento import store
+from vision.core import device
 from vision.settings import PREFIX, SETTINGS
 from vision.tasks import TASKS
 
@@ -40,6 +41,7 @@ def save_starters(_: argparse.Namespace) -> None:
 def save_from_hub(arguments: argparse.Namespace) -> None:
     from train_and_save.bring import hub
 
+    _need_torch()  # before gigabytes are fetched
     wanted = {default: task for task, default in hub.DEFAULTS.items() if arguments.task in (None, task)}
     if arguments.name is not None:
         wanted = {arguments.name: arguments.task}
@@ -51,6 +53,11 @@ def save_from_hub(arguments: argparse.Namespace) -> None:
 def save_from_path(arguments: argparse.Namespace) -> None:
     path: Path = arguments.path
     _save_folder(path, arguments.task, Origin(arguments.name or path.stem, arguments.source, arguments.licence))
+
+
+def _need_torch() -> None:
+    if not device.has_torch():
+        raise ModuleNotFoundError(name="torch")
 
 
 def _save_folder(path: Path, task: str | None, origin: Origin) -> None:
@@ -127,6 +134,7 @@ def prune(arguments: argparse.Namespace) -> None:
 def remake(arguments: argparse.Namespace) -> None:
     from train_and_save.starter import captioner as starter_captioner
     from train_and_save.starter import convert
+    from train_and_save.starter import graphs as starter_graphs
 
     match arguments.task:
         case "classification":
@@ -135,6 +143,7 @@ def remake(arguments: argparse.Namespace) -> None:
             print(starter_captioner.train(arguments.source, starter.CLASSIFICATION, starter.CAPTIONING))
         case "detection":
             convert.detection(arguments.source, starter.DETECTION)
+    starter_graphs.write(arguments.task)
 
 
 def _print_figures(figures: dict[str, float], report: Path) -> None:

@@ -58,7 +58,8 @@ def test_a_graph_answers_as_pytorch_does(home: Path, tmp_path: Path, name: str, 
     """Also about pictures a pixel wide, which no preprocessing may treat in its own way."""
     [folder] = (home / "models" / name).glob("*/")
     card = store.verify(folder)
-    assert card.engines.keys() == {"openvino float32", "openvino float32, streams", "pytorch eager"}
+    assert {"openvino float32", "openvino float32, streams"} < card.engines.keys()
+    assert any(way.endswith("cores, pytorch eager") for way in card.engines), "where that was measured"
     shutil.copytree(folder, tmp_path / "eager", ignore=shutil.ignore_patterns("openvino.*"))
     grey = [np.full((*size, 3), 90, np.uint8) for size in ((1, 1), (1, 100), (100, 1), (3, 7))]
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + grey

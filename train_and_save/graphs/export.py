@@ -9,15 +9,11 @@ Single precision only: half precision was slower wherever it was tried (benchmar
 import copy
 import json
 import logging
-import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +23,18 @@ from PIL import Image
 from torch import nn
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+from train_and_save.graphs.streams import (
+    BATCH,
+    EAGER,
+    OPENVINO,
+    OPENVINO_STREAMS,
+    keep_fastest,
+    mark,
+    noise_pictures,
+    paces,
+    picture,
+    two_folders,
+)
 from vision.core import engine
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.pixels import Steps
@@ -36,25 +44,18 @@ from vision.tasks.captioning.captioner_parts import Family, Say, See, family, ru
 from vision.tasks.captioning.spec import CaptionOptions
 from vision.tasks.captioning.transformers_captioner import TransformersWriter
 from vision.tasks.classification.transformers_classifier import TransformersNetwork
-from vision.tasks.detection import nanodet_module
-from vision.tasks.detection.detr import DetrNetwork, QueriesAlone
+from vision.tasks.detection import detr_graph, nanodet_module
+from vision.tasks.detection.detr import DetrNetwork, Queries, QueriesAlone
 from vision.tasks.detection.nanodet import SIDE
 
 log = logging.getLogger(__name__)
 
-BATCH = 8
 TOLERANCE = 1e-3
 """Of logits, scores and pixels of a box; on AVX2 and avx512_bf16 alike 1.5e-4 was the largest difference seen."""
 
 PIXEL_TOLERANCE = 0.01
 """Of normalised pixels, in the mean: Pillow's resizing and torchvision's round in their own ways. A crop that lies a
 pixel aside makes 0.3."""
-
-SECONDS = 1.0
-EAGER, OPENVINO, OPENVINO_STREAMS = "pytorch eager", "openvino float32", "openvino float32, streams"
-
-STREAMS_GAIN = 1.05
-"""How much faster a core for each picture must be: the graph then lies in memory twice."""
 
 
 def add_graph(folder: Path, card: Card) -> Card:
@@ -158,20 +159,14 @@ def _timm_steps(processor: TimmWrapperImageProcessor) -> dict[str, Any] | None:
 
 def _same_pixels(ours: Callable[..., Any], theirs: Callable[..., Any]) -> bool:
     """Whether two preprocessings give the same, up to rounding, on noise of several shapes."""
-    pictures = [_picture(*size) for size in ((480, 640), (640, 427), (100, 80), (3, 7), (1, 1))]
-    return all(
-        np.abs(ours([picture]) - np.asarray(theirs([picture]))).mean() <= PIXEL_TOLERANCE for picture in pictures
-    )
-
-
-def _picture(height: int, width: int) -> Pixels:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    pictures = [picture(*size) for size in ((480, 640), (640, 427), (100, 80), (3, 7), (1, 1))]
+    return all(np.abs(ours([one]) - np.asarray(theirs([one]))).mean() <= PIXEL_TOLERANCE for one in pictures)
 
 
 def _captioning(folder: Path) -> dict[str, float]:
     eager = TransformersWriter(folder, "cpu")
     _write_steps(folder, eager.processor, eager.preprocess)
-    with _two_folders() as (graphs, streams):
+    with two_folders() as (graphs, streams):
         parts = family(eager.model)
         _convert_captioner(parts, eager, graphs)
         eager.tokenizer.backend_tokenizer.save(str(graphs / "tokenizer.json"))
@@ -179,15 +174,15 @@ def _captioning(folder: Path) -> dict[str, float]:
         if not _same_pixels(graph.preprocess, eager.preprocess):
             raise ValueError("its preprocessing is not known here.")
         _refuse(_difference_of_log_probs(graph, parts, eager))
-        pictures = [_picture(240 + index, 320) for index in range(BATCH)]
+        pictures = noise_pictures()
         options = CaptionOptions()
-        _mark(graphs, streams)
+        mark(graphs, streams)
         writers: dict[str, Writer] = {EAGER: eager, OPENVINO: graph, OPENVINO_STREAMS: StreamsWriter(streams)}
         if len({tuple(writer.write(pictures, options)) for writer in writers.values()}) > 1:
             raise ValueError("its sentences are found in another way than here.")
-        paces = _paces({name: partial(writer.write, pictures, options) for name, writer in writers.items()})
-        _keep_fastest(paces, graphs, streams, folder)
-    return paces
+        found = paces({name: partial(writer.write, pictures, options) for name, writer in writers.items()})
+        keep_fastest(found, graphs, streams, folder)
+    return found
 
 
 def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> None:
@@ -211,7 +206,7 @@ def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> N
 
 def _difference_of_log_probs(graph: GraphWriter, parts: Family, eager: TransformersWriter) -> float:
     """Of every next token, over a sentence of some tokens for each of two pictures of noise."""
-    model, inputs = eager.model, torch.from_numpy(graph.preprocess([_picture(240, 320), _picture(320, 240)]))
+    model, inputs = eager.model, torch.from_numpy(graph.preprocess([picture(240, 320), picture(320, 240)]))
     seen, said = graph.see(inputs.numpy()), graph.nothing_said(2)
     sentences = torch.randint(1000, (2, 8), generator=_seeded())
     with torch.inference_mode():
@@ -240,11 +235,32 @@ def _yolo(folder: Path, side: int) -> dict[str, float]:
 
 def _detr(folder: Path) -> dict[str, float]:
     network = DetrNetwork(folder, "cpu")
-    if network.preprocess(_picture(48, 64)).keys() != {"pixel_values"}:
+    if network.preprocess(picture(48, 64)).keys() != {"pixel_values"}:
         raise ValueError("its inputs have masks, and a graph takes none.")
     shape = _shape(lambda grey: network.preprocess(grey)["pixel_values"])
-    _write_steps(folder, network.processor, lambda pictures: network.preprocess(pictures[0])["pixel_values"])
+    around = {"labels": network.labels, **_ways_to_answer(network.processor, QueriesAlone(network.model), shape)}
+    _write_steps(folder, network.processor, lambda pictures: network.preprocess(pictures[0])["pixel_values"], around)
     return _add_graph(folder, QueriesAlone(network.model), _noise(*shape))
+
+
+def _ways_to_answer(processor: Any, module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return how detr_graph.found() makes of a network's outputs what the processor makes of them; else nothing."""
+    with torch.inference_mode():
+        logits, boxes = module(torch.zeros(1, *shape))
+    # None so near another that rounding could put them in another order.
+    logits = torch.linspace(-4, 4, logits.numel())[torch.randperm(logits.numel(), generator=_seeded())].view_as(logits)
+    [expected] = processor.post_process_object_detection(Queries(logits, boxes.sigmoid()), threshold=0.0)
+    order = expected["scores"].argsort(descending=True, stable=True)
+    queries = logits.shape[1]
+    ways: list[tuple[detr_graph.Scores, int]] = [("sigmoid", queries), ("sigmoid", 100), ("softmax", queries)]
+    for scores, most in ways:
+        found = detr_graph.found(logits[0].numpy(), boxes[0].sigmoid().numpy(), scores, most, 0.0)
+        parts = [expected[name][order].numpy() for name in ("scores", "labels", "boxes")]
+        if all(one.shape == other.shape for one, other in zip(found, parts, strict=True)) and (
+            _difference(found, [*parts[:2], parts[2].clip(0, 1)]) <= TOLERANCE
+        ):
+            return {"scores": scores, "most": most}
+    return {}
 
 
 def _add_graph(
@@ -252,23 +268,17 @@ def _add_graph(
 ) -> dict[str, float]:
     """Convert, compare and measure on inputs (BATCH, ...); a shape that is not theirs has -1 where any size may be."""
     eager = engine.eager(module, "cpu")
-    with _two_folders() as (graphs, streams):
+    with two_folders() as (graphs, streams):
         _convert(module, (inputs,), [shape or [-1, *inputs.shape[1:]]], graphs / engine.GRAPH)
-        _mark(graphs, streams)
+        mark(graphs, streams)
         engines = {EAGER: eager, OPENVINO: engine.openvino(graphs), OPENVINO_STREAMS: engine.openvino(streams)}
         expected, *others = (one(inputs.numpy()) for one in engines.values())
         difference = max(_difference(other, expected) for other in others)
         if difference > TOLERANCE:
             _refuse(difference, max(TOLERANCE, 2 * _rounding(module, inputs)))
-        paces = _paces({name: partial(one, inputs.numpy()) for name, one in engines.items()})
-        _keep_fastest(paces, graphs, streams, folder)
-    return paces
-
-
-@contextmanager
-def _two_folders() -> Iterator[tuple[Path, Path]]:
-    with TemporaryDirectory() as some, TemporaryDirectory() as others:
-        yield Path(some), Path(others)
+        found = paces({name: partial(one, inputs.numpy()) for name, one in engines.items()})
+        keep_fastest(found, graphs, streams, folder)
+    return found
 
 
 def _noise(*shape: int) -> torch.Tensor:
@@ -305,36 +315,3 @@ def _difference(some: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) ->
 def _refuse(difference: float, most: float = TOLERANCE) -> None:
     if difference > most:
         raise ValueError(f"OpenVINO's answers differ from PyTorch's by {difference:g}; at most {most:g} may be.")
-
-
-def _mark(graphs: Path, out: Path) -> None:
-    """Copy graphs, marked as faster with a core for each picture."""
-    import openvino as ov
-
-    shutil.copytree(graphs, out, dirs_exist_ok=True)
-    model = engine.read(graphs / engine.GRAPH)
-    model.set_rt_info("yes", engine.STREAMS)
-    ov.save_model(model, out / engine.GRAPH, compress_to_fp16=False)
-
-
-def _keep_fastest(paces: dict[str, float], graphs: Path, streams: Path, folder: Path) -> None:
-    if max(paces, key=paces.__getitem__) == EAGER:
-        return
-    worth = paces[OPENVINO_STREAMS] >= STREAMS_GAIN * paces[OPENVINO]
-    shutil.copytree(streams if worth else graphs, folder, dirs_exist_ok=True)
-
-
-def _paces(engines: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Images a second of each, the best of runs of BATCH in turns: a machine's noise only ever slows."""
-    best = dict.fromkeys(engines, 0.0)
-    for run in engines.values():
-        run()
-    end = time.perf_counter() + SECONDS * len(engines)
-    while not all(best.values()) or time.perf_counter() < end:
-        for name, run in engines.items():
-            if 0 < best[name] < max(best.values()) / 2:
-                continue  # the others need the time more
-            start = time.perf_counter()
-            run()
-            best[name] = max(best[name], BATCH / (time.perf_counter() - start))
-    return {name: round(pace, 2) for name, pace in best.items()}

@@ -38,9 +38,11 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from train_and_save.measure.sentences import quality, read_captions, words
-from train_and_save.starter.convert import NETWORK, TIED, network_weights
+from train_and_save.starter.assemble import NETWORK
+from train_and_save.starter.convert import network_weights
 from vision.tasks.captioning.concepts import ConceptEncoder, ConceptEncoderConfig
 
+TIED = "decoder.lm_head.weight"
 HELD_OUT, VALIDATION = 100, 80
 VIEWS, FOLDS, SAMPLES = 6, 5, 5
 LONGEST = 24

@@ -20,6 +20,7 @@ from transformers import (
 from train_and_save import datasets, starter
 from train_and_save.datasets import Captioned
 from train_and_save.measure.sentences import quality
+from train_and_save.starter import assemble
 from train_and_save.train.run import (
     Run,
     Trained,
@@ -86,12 +87,9 @@ def _captioner(run: Run) -> tuple[Path, Card | None]:
     """The folder to start from; the starter is put together in the run's folder first."""
     if run.base is not None:
         return find_base(run, "captioning", starter.CAPTIONING)
-    # Imported late: it brings Ultralytics along, which reads its settings when it is imported.
-    from train_and_save.starter import convert
-
     whole = run.folder / "base"
     whole.mkdir(exist_ok=True)
-    convert.assemble_captioner(starter.CAPTIONING, starter.CLASSIFICATION, whole)
+    assemble.model("captioning", whole)
     return whole, store.read_card(starter.CAPTIONING)
 
 

@@ -18,6 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from vision.bento import store
+from vision.core import device
 from vision.settings import FOREIGN, PREFIX, SETTINGS
 from vision.tasks import TASKS
 
@@ -116,6 +117,8 @@ def _check_temporary_folder() -> None:
 
 def _check_models() -> None:
     for task in TASKS:
+        if device.wanted(SETTINGS.device, task).startswith("cuda") and not device.has_torch():
+            raise BentoMLException(f"{PREFIX}DEVICE={SETTINGS.device}: {device.TORCH_BY}.")
         setting = f"{PREFIX}{task.upper()}_MODEL"
         seen = set[str]()
         for tag in SETTINGS.models(task):

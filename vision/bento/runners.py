@@ -90,10 +90,15 @@ class Runner:
             self._warm_up(model, place)
         except DeviceLostError as error:
             supervisor.leave_for_another(f"{self.task.name}: {place} is lost: {error}")
+        except ModuleNotFoundError as error:
+            log.critical("%s:%s needs %s: %s.", folder.parent.name, folder.name, error.name, device.TORCH_BY)
+            supervisor.end_the_start()
         except Exception as error:
             log.critical("%s:%s cannot be loaded: %s: %s", folder.parent.name, folder.name, type(error).__name__, error)
             supervisor.end_the_start()
-        why = " (no GPU found)" if wanted == "auto" and place == "cpu" else ""
+        why = ""
+        if wanted == "auto" and place == "cpu":
+            why = " (no PyTorch for the GPU)" if device.DRIVER.gpus() else " (no GPU found)"
         _, gpu = device.choose(place)
         where = f"{place} ({gpu})" if gpu else f"{place}{why}"
         log.info("%s: %s:%s on %s", self.task.name, model.card.name, model.card.version, where)

@@ -3,6 +3,7 @@
 import ctypes
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,9 @@ from vision.core.schemas import Card
 
 if TYPE_CHECKING:
     from vision.core.cuda import Plan
+
+TORCH_BY = "PyTorch is not installed; `make serve FULL=1` installs it, and serves"
+"""What to do where something needs it, and the light install is here."""
 
 NAMES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -92,6 +96,11 @@ def choose(wanted: str, driver: Driver = DRIVER) -> tuple[str, Gpu | None]:
     return f"cuda:{index}", gpus[index]
 
 
+def has_torch() -> bool:
+    """Whether PyTorch is installed, which GPUs and models without a graph need; it is not imported."""
+    return find_spec("torch") is not None
+
+
 def planned(name: str, folder: Path, card: Card, engines: Path | None = None) -> Device:
     """Return a device, "cpu" or "cuda:0", with how a saved model runs there.
 
@@ -109,7 +118,7 @@ def planned(name: str, folder: Path, card: Card, engines: Path | None = None) ->
 def likely_gpu(setting: str, task: str, driver: Driver = DRIVER) -> bool:
     """Whether a task will run on a GPU; for who only has to know so much, and must not fail."""
     device = wanted(setting, task)
-    return device.startswith("cuda") or (device == "auto" and bool(driver.gpus()))
+    return device.startswith("cuda") or (device == "auto" and has_torch() and bool(driver.gpus()))
 
 
 def _checked(device: str) -> str:

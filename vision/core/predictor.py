@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from vision.core.device import choose
+from vision.core.device import choose, has_torch
 from vision.core.engine import DeviceLostError
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Card, Item
@@ -44,6 +44,8 @@ def pick_device(wanted: str) -> str:
     """
     device, gpu = choose(wanted)
     if gpu is not None and wanted == "auto":
+        if not has_torch():
+            return "cpu"
         import torch  # a build without CUDA sees no GPU
 
         device = device if torch.cuda.is_available() else "cpu"

@@ -128,6 +128,7 @@ class Card(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured or published, as each name says.")
     engines: dict[str, float] = Field(
         default_factory=dict,
-        description="Images/s by engine where the model was saved; a CPU is served by the fastest.",
+        description="Images/s by engine where the model was saved, or on the machine that the name begins with; "
+        "a CPU is served by the fastest.",
     )
     sha256: dict[str, str] = Field(default_factory=dict, description="Digest of each file beside the card.")

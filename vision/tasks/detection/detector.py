@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from vision.core import images
 from vision.core.device import Device
+from vision.core.engine import GRAPH_CONFIG
 from vision.core.errors import Code, VisionError
-from vision.core.pixels import Shrink
+from vision.core.pixels import Shrink, Steps
 from vision.core.schemas import Card, Item, Model, Pixels
 from vision.tasks.detection.boxes import Found, fit
 from vision.tasks.detection.spec import DetectedObject, Detection, DetectOptions
@@ -39,6 +40,10 @@ def load_network(folder: Path, device: Device) -> DetectorNetwork:
 
             return YoloNetwork(folder, device.name, device.how)
         case _:
+            from vision.tasks.detection import detr_graph
+
+            if device.how is None and detr_graph.is_saved(folder, device.name):
+                return detr_graph.GraphDetr(folder)
             from vision.tasks.detection.detr import DetrNetwork
 
             return DetrNetwork(folder, device.name, device.how)
@@ -55,7 +60,7 @@ def load_shrink(folder: Path) -> Shrink:
         case "yolo":
             side = config["side"]
         case _:
-            return images.shrink
+            return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
     return lambda picture: fit(np.asarray(picture), side) if max(picture.size) > side else np.asarray(picture)
 
 
