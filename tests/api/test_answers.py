@@ -69,12 +69,14 @@ def test_a_caption_is_a_sentence_about_the_picture(client: httpx.Client) -> None
         words = result["caption"].split()
         assert 4 <= len(words) <= 30
         assert len(set(pairwise(words))) == len(words) - 1, "a bigram stands twice"
+        assert 0 < result["score"] < 1
     assert cat["caption"] != bus["caption"]
 
 
 def test_caption_options_bound_the_sentence(client: httpx.Client) -> None:
     [short] = post(client, "/caption", "bus", max_new_tokens=3, num_beams=1)
     assert len(short["caption"].split()) <= 3
+    assert 0 < short["score"] < 1
 
 
 def test_classify_options(client: httpx.Client) -> None:
@@ -96,6 +98,7 @@ def test_analyze_equals_the_three_endpoints(client: httpx.Client) -> None:
     [objects] = post(client, "/detect", "bus")
     assert together["classification"]["labels"] == labels["labels"]
     assert together["captioning"]["caption"] == caption["caption"]
+    assert together["captioning"]["score"] == pytest.approx(caption["score"], abs=1e-3)
     assert together["detection"]["objects"] == objects["objects"]
     assert set(together["ms"]) == {"decode", "classification", "captioning", "detection", "total"}
 

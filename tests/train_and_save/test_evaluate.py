@@ -140,7 +140,7 @@ def test_sentences_by_hand() -> None:
         Captioned(Path("none"), ["A child plays in the water .", "Water and a child ."]),
     ]
     said = ["a dog runs on the green grass", "a dog runs", "a child plays in the sand"]
-    answers = Told(truth, [Caption(caption=line, model=MODEL) for line in said])
+    answers = Told(truth, [Caption(caption=line, score=0.5, model=MODEL) for line in said])
     figures = answers.metrics(np.arange(3))
     known = captioning.quality(said, [example.captions for example in truth])
     assert figures["bleu_1"] == pytest.approx(known["bleu_1"], abs=1e-3)

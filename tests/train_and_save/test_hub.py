@@ -139,9 +139,10 @@ def test_the_service_answers_as_the_reference_libraries(served: tuple[tuple[str 
         if classifier is not None:
             assert_same_labels(post(url, "/classify", data), reference_labels(root / classifier, data))
         if captioner is not None:
-            assert post(url, "/caption", data, num_beams=1, max_new_tokens=12)["caption"] == reference_caption(
-                root / captioner, data
-            )
+            caption, score = reference_caption(root / captioner, data)
+            answer = post(url, "/caption", data, num_beams=1, max_new_tokens=12)
+            assert answer["caption"] == caption
+            assert answer["score"] == pytest.approx(score, abs=1e-4)
         # Pillow resizes for RT-DETR, in place of torchvision: some pixels differ by a level.
         assert_same_objects(url, root / detector, data, score=0.01 if detector == RT_DETR else 1e-3)
     if classifier is not None:
@@ -175,13 +176,18 @@ def assert_same_labels(result: dict[str, Any], reference: list[dict[str, Any]]) 
     assert [item["score"] for item in result["labels"]] == pytest.approx([i["score"] for i in reference], abs=1e-3)
 
 
-def reference_caption(folder: Path, data: bytes) -> str:
+def reference_caption(folder: Path, data: bytes) -> tuple[str, float]:
     loader = BlipForConditionalGeneration if "blip" in folder.name else VisionEncoderDecoderModel
     model, tokenizer = loader.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     pixel_values = AutoImageProcessor.from_pretrained(folder)(opened(data), return_tensors="pt").pixel_values
     with torch.inference_mode():
-        tokens = model.generate(pixel_values=pixel_values, num_beams=1, max_new_tokens=12)
-    return str(tokenizer.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
+        found: Any = model.generate(
+            pixel_values=pixel_values, num_beams=1, max_new_tokens=12, return_dict_in_generate=True, output_logits=True
+        )
+    [tokens] = found.sequences
+    said = zip(found.logits, tokens[-len(found.logits) :], strict=True)  # a lone sentence has no padding
+    score = torch.stack([logits[0].log_softmax(-1)[token] for logits, token in said]).mean().exp().item()
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip(), score
 
 
 def reference_objects(path: Path, data: bytes) -> list[tuple[str, float, list[float]]]:

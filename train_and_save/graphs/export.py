@@ -178,7 +178,7 @@ def _captioning(folder: Path) -> dict[str, float]:
         options = CaptionOptions()
         mark(graphs, streams)
         writers: dict[str, Writer] = {EAGER: eager, OPENVINO: graph, OPENVINO_STREAMS: StreamsWriter(streams)}
-        if len({tuple(writer.write(pictures, options)) for writer in writers.values()}) > 1:
+        if len({tuple(said.text for said in writer.write(pictures, options)) for writer in writers.values()}) > 1:
             raise ValueError("its sentences are found in another way than here.")
         found = paces({name: partial(writer.write, pictures, options) for name, writer in writers.items()})
         keep_fastest(found, graphs, streams, folder)

@@ -5,6 +5,7 @@ twice, tokens never said, length penalty 1, no early stopping; with one beam it 
 """
 
 from dataclasses import dataclass, replace
+from math import exp
 from typing import Self
 
 import numpy as np
@@ -49,6 +50,10 @@ class BeamSearch:
     def best(self) -> list[int]:
         """Return the tokens of the sentence found, with the start and, where it came to one, the end."""
         return self._finished[0][1]
+
+    def score(self) -> float:
+        """Return exp of the mean log probability of that sentence's tokens, its end included: 0-1."""
+        return min(1.0, exp(self._finished[0][0]))
 
     def advance(self, log_probs: Floats, tokens: NDArray[np.int64] | None = None) -> NDArray[np.intp]:
         """Take the next token's log probabilities; return which beam each new one goes on from.

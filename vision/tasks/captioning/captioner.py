@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -32,8 +32,14 @@ CALM_SECONDS = 0.25
 DECODER_GRAPH = "openvino_step.xml"
 
 
+class Sentence(NamedTuple):
+    text: str
+    score: float
+    """exp of the mean log probability of its tokens, 0-1."""
+
+
 class Writer(Protocol):
-    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[Sentence]:
         """Return a sentence a picture; options that are None are the model's own."""
         ...
 
@@ -67,12 +73,12 @@ class Captioner:
         groups: dict[tuple[int | None, ...], list[int]] = defaultdict(list)
         for index, item in enumerate(items):
             groups[item.options.max_new_tokens, item.options.num_beams].append(index)
-        captions = [""] * len(items)
+        captions: dict[int, Caption] = {}
         for indices in groups.values():
-            texts = self.writer.write([items[index].pixels for index in indices], items[indices[0]].options)
-            for index, text in zip(indices, texts, strict=True):
-                captions[index] = text.strip()
-        return [Caption(caption=caption, model=Model.of(self.card)) for caption in captions]
+            said = self.writer.write([items[index].pixels for index in indices], items[indices[0]].options)
+            for index, (text, score) in zip(indices, said, strict=True):
+                captions[index] = Caption(caption=text.strip(), score=round(score, 6), model=Model.of(self.card))
+        return [captions[index] for index in range(len(items))]
 
 
 class GraphWriter:
@@ -90,13 +96,14 @@ class GraphWriter:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.see, self.say = (Graph(engine.read(folder / name), hint) for name in (GRAPH, DECODER_GRAPH))
 
-    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[Sentence]:
         # Some at a time, so that who writes beside this call has a turn.
         parts = [self.see(self.preprocess(pictures[at : at + SEEN])) for at in range(0, len(pictures), SEEN)]
         seen = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
         searches = [BeamSearch(self.rules.asked(options.max_new_tokens, options.num_beams)) for _ in pictures]
         self._search(seen, searches)
-        return self.tokenizer.decode_batch([search.best() for search in searches])
+        texts = self.tokenizer.decode_batch([search.best() for search in searches])
+        return [Sentence(text, search.score()) for text, search in zip(texts, searches, strict=True)]
 
     def nothing_said(self, sentences: int) -> Floats:
         """Return the cache of sentences without a token yet."""
@@ -130,7 +137,7 @@ class StreamsWriter:
         self._running = Running()
         self._calm_from = 0.0
 
-    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[Sentence]:
         with self._running.with_these(len(pictures)) as running:
             now = monotonic()
             if running > len(pictures) or running >= 2 * SEEN:

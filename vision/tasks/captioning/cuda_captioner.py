@@ -19,6 +19,7 @@ from vision.core.engine import GRAPH_CONFIG
 from vision.core.pixels import Steps
 from vision.core.schemas import Pixels
 from vision.tasks.captioning.beam_search import BeamSearch, Rules
+from vision.tasks.captioning.captioner import Sentence
 from vision.tasks.captioning.captioner_parts import Family, SayFixed, See, family, rules
 from vision.tasks.captioning.spec import CaptionOptions
 from vision.tasks.captioning.transformers_captioner import load_model
@@ -48,15 +49,15 @@ class CudaWriter:
         self._searches: dict[tuple[int, int, int], _Search] = {}
         self._seen: dict[int, Replay] = {}
 
-    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[str]:
+    def write(self, pictures: Sequence[Pixels], options: CaptionOptions) -> list[Sentence]:
         asked = self.rules.asked(options.max_new_tokens, options.num_beams)
         levels = self.preprocess.levels(pictures)
-        tokens: list[list[int]] = []
-        while len(tokens) < len(levels):
-            some = levels[len(tokens) : len(tokens) + self._largest]
+        found: list[BeamSearch] = []
+        while len(found) < len(levels):
+            some = levels[len(found) : len(found) + self._largest]
             try:
                 with self._launcher.noticing(), self._launcher.lock, self._launcher.working():
-                    tokens += self._search(some, asked)
+                    found += self._search(some, asked)
             except torch.OutOfMemoryError:
                 self._searches.clear()
                 self._seen.clear()
@@ -64,8 +65,8 @@ class CudaWriter:
                 if len(some) == 1:
                     raise
                 self._largest = cuda.bucket(len(some)) // 2
-        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+        texts: list[str] = self.tokenizer.batch_decode([one.best() for one in found], skip_special_tokens=True)
+        return [Sentence(text, one.score()) for text, one in zip(texts, found, strict=True)]
 
     def parts(self, size: int) -> dict[str, tuple[nn.Module, list[Tensor], int]]:
         """Return the networks by name, with inputs of `size` pictures, and how often each is run for a sentence."""
@@ -82,12 +83,14 @@ class CudaWriter:
             "say": (self._modules["say"], [said, said.clone(), position, cache, *seen], rules.max_new_tokens),
         }
 
-    def _search(self, levels: Pixels, asked: Rules) -> list[list[int]]:
-        """Return the tokens of each picture's sentence; levels: (B, H, W, 3)."""
+    def _search(self, levels: Pixels, asked: Rules) -> list[BeamSearch]:
+        """Return the search that found each picture's sentence; levels: (B, H, W, 3)."""
         see, search = self._recorded(cuda.bucket(len(levels)), asked)
         see.inputs[0][: len(levels)].copy_(torch.from_numpy(levels))
         see()
-        return search.run([BeamSearch(asked) for _ in levels])
+        searches = [BeamSearch(asked) for _ in levels]
+        search.run(searches)
+        return searches
 
     def _recorded(self, size: int, asked: Rules) -> tuple[Replay, "_Search"]:
         graphs, own = self._how.graphs, (self.rules.num_beams, self.rules.max_new_tokens)
@@ -125,7 +128,7 @@ class _Search:
         self._launcher = launcher
         self._answers = [launcher.host(output.shape, output.dtype) for output in self._step.outputs]
 
-    def run(self, searches: Sequence[BeamSearch]) -> list[list[int]]:
+    def run(self, searches: Sequence[BeamSearch]) -> None:
         """Search until each has its sentence; each has a row of the networks' batch."""
         asked = self._asked.numpy()
         asked[:] = 0
@@ -142,7 +145,6 @@ class _Search:
                     del running[row]
                     continue
                 asked[0, row, : len(kept)], asked[1, row, : len(kept)] = search.last_tokens, kept
-        return [search.best() for search in searches]
 
     def _say(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         self._step.inputs[0].copy_(self._asked, non_blocking=True)

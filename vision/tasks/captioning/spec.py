@@ -26,6 +26,9 @@ class CaptionOptions(Options):
 
 class Caption(BaseModel):
     caption: str
+    score: float = Field(
+        ge=0, le=1, description="How likely the model found its words: exp of the mean log probability of their tokens."
+    )
     model: Model
 
 
