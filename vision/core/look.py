@@ -15,13 +15,13 @@ from typing import Any
 from opentelemetry import trace
 from PIL import Image
 
-from vision.core import colours, images
+from vision.core import colours, images, quality
 from vision.core.errors import VisionError
 from vision.core.images import LIMITS, Limits
 from vision.core.pixels import Shrink
 from vision.core.predictor import Predictor, predict_each
 from vision.core.queues import Queue, Result
-from vision.core.schemas import Card, Item, Options, Pixels
+from vision.core.schemas import Card, Item, Options, Pixels, Quality
 from vision.core.task import Task
 
 MAX_BATCH = 16
@@ -63,12 +63,14 @@ class Seen:
     """What was seen in a picture.
 
     size: (width, height) of the oriented original. results: one a question, in the questions' order and under their
-    words. ms: milliseconds of `decode`, of each question (its queue and inference), and `total`.
+    words. ms: milliseconds of `decode`, of each question (its queue and inference), and `total`. quality: if it was
+    asked for.
     """
 
     size: tuple[int, int]
     results: dict[str, Result]
     ms: dict[str, float]
+    quality: Quality | None = None
 
 
 async def decode_in_thread(data: bytes, use: Use, limits: Limits = LIMITS) -> Any:
@@ -82,15 +84,23 @@ def show(
     return {word: colours.to_srgb(shrink(picture), picture) for word, shrink in shrinks.items()}, size
 
 
+def _show_and_measure(
+    shrinks: Mapping[str, Shrink], picture: Image.Image, size: tuple[int, int]
+) -> tuple[dict[str, Pixels], tuple[int, int], Quality]:
+    return *show(shrinks, picture, size), quality.measure(picture)
+
+
 async def look(
     image: bytes | VisionError,
     questions: Mapping[str, Question],
     *,
     decode: Decode = decode_in_thread,
     among: int = 1,
+    measures: bool = False,
 ) -> Seen | VisionError:
-    """Ask `questions` about a picture. `among` is how many pictures came with it, itself included.
+    """Ask `questions` about a picture, and measure its quality if wanted; there may be no questions then.
 
+    `among` is how many pictures came with it, itself included.
     Returns the picture's error where it cannot be decoded, or every question failed.
     """
     if isinstance(image, VisionError):
@@ -98,7 +108,7 @@ async def look(
     shrinks = {word: asked.model.shrink for word, asked in questions.items()}
     start = perf_counter()
     try:
-        shown, size = await decode(image, partial(show, shrinks))
+        shown, size, *measured = await decode(image, partial(_show_and_measure if measures else show, shrinks))
     except VisionError as error:
         return error
     decoded = perf_counter()
@@ -115,7 +125,7 @@ async def look(
     if errors and len(errors) == len(results):
         return errors[0]
     ms["total"] = _ms(start, perf_counter())
-    return Seen(size, dict(zip(questions, results, strict=True)), ms)
+    return Seen(size, dict(zip(questions, results, strict=True)), ms, *measured)
 
 
 async def look_through(
