@@ -57,11 +57,12 @@ class Asked:
 
     images: list[bytes | VisionError]
     wanted: list[Wanted]
+    options: Options
 
 
 def fields(endpoint: Endpoint) -> type[BaseModel]:
     """The fields of an endpoint's request, for documents and generated clients."""
-    images = Field(min_length=1, max_length=SETTINGS.max_images, description="The pictures.")
+    images = Field(min_length=endpoint.least, max_length=SETTINGS.max_images, description="The pictures.")
     return create_model("Fields", __base__=endpoint.options, images=(list[Path], images))
 
 
@@ -69,7 +70,13 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
     """Read a request. Raises VisionError where all of it fails."""
     query = _read_query(request.scope["query_string"])
     images, body = await _read(request)
-    return Asked(images, endpoint.wanted(_validate(endpoint.options, query, body)))
+    if len(images) < endpoint.least:
+        raise VisionError(
+            Code.TOO_FEW_IMAGES,
+            f"{len(images)} picture; {endpoint.name} takes at least {endpoint.least}, of one profile.",
+        )
+    options = _validate(endpoint.options, query, body)
+    return Asked(images, endpoint.wanted(options), options)
 
 
 def check_media_type(headers: Headers) -> None:

@@ -1,43 +1,36 @@
-"""What insights know of a picture: the signals that one row holds, wherever the row came from."""
+"""What insights know of pictures: the signals that rows hold, wherever the rows came from."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vision.core import subject
 from vision.core.schemas import ErrorBody, Quality
+from vision.core.subject import Box
 
 DETECTION = "detection"
 """The feature whose objects tell who is in a picture."""
 
-PERSON = "person"
-
-SUNGLASSES = "sunglasses"
-"""The feature that tells whether the main subject wears them, and its label."""
-
 QUALITY = "quality"
+
+HEAD = "@head"
+"""How the word of a feature ends that was asked about the main subject's head."""
 
 NEAR = 8
 """Bits of 64 in which the hashes of near duplicates differ at most."""
 
-Box = tuple[float, float, float, float]
-
 
 class Sight(NamedTuple):
-    """A label of a picture, or an object in it; `box` as x1, y1, x2, y2 in pixels, None for a label."""
+    """A label of a picture, or an object in it; a label has no box."""
 
     label: str
     score: float
     box: Box | None = None
 
-    @property
-    def area(self) -> float:
-        x1, y1, x2, y2 = self.box or (0, 0, 0, 0)
-        return (x2 - x1) * (y2 - y1)
-
 
 class Picture(NamedTuple):
     """What was seen in a picture.
 
-    size: (width, height) in pixels. seen: by feature, best first; a feature that failed here is not in it.
+    size: (width, height) in pixels. seen: by feature, best first; what was not asked, or failed, is not in it.
     quality: None where it was not measured. error: why nothing was seen; then all else is empty.
     """
 
@@ -62,14 +55,12 @@ class Picture(NamedTuple):
         return cls((0, 0), {}, None, error)
 
     def people(self, min_score: float) -> list[Sight] | None:
-        """Return the persons, best first; None where nobody looked for them."""
-        if DETECTION not in self.seen:
-            return None
-        return [one for one in self.seen[DETECTION] if one.label.lower() == PERSON and one.score >= min_score]
+        """Return the persons; None where nobody looked for them."""
+        return None if DETECTION not in self.seen else subject.people(self.seen[DETECTION], min_score)
 
-    def subject(self, min_score: float) -> Sight | None:
-        """Return the main subject: the person with the largest box."""
-        return max(self.people(min_score) or (), key=lambda person: person.area, default=None)
+    def subject(self) -> Sight | None:
+        """Return the main subject: the largest person."""
+        return subject.main(self.seen.get(DETECTION, ()))
 
 
 def near_duplicates(pictures: Sequence[Picture]) -> list[list[int]]:
@@ -78,7 +69,8 @@ def near_duplicates(pictures: Sequence[Picture]) -> list[list[int]]:
     group = list(range(len(pictures)))
     for second, its in enumerate(hashes):
         for first, other in enumerate(hashes[:second]):
-            if its is not None and other is not None and (its ^ other).bit_count() <= NEAR:
+            near = its is not None and other is not None and (its ^ other).bit_count() <= NEAR
+            if near and group[first] != group[second]:
                 old, new = group[second], group[first]
                 group = [new if one == old else one for one in group]
     groups: dict[int, list[int]] = {}

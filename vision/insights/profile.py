@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from vision.core.schemas import ErrorBody, Quality
-from vision.insights.pictures import SUNGLASSES, Box, Picture, Sight, near_duplicates
-from vision.insights.rules import Rules, Severity
+from vision.core.subject import Box
+from vision.insights.pictures import HEAD, Picture, Sight
+from vision.insights.rules import Profile, Rules, Severity
 
 Index = int
 """Of a picture in the profile, from 0."""
@@ -75,29 +76,29 @@ class Insights(BaseModel):
 
 
 def insights(pictures: Sequence[Picture], rules: Rules, min_score: float = 0.3) -> Insights:
-    """Say what pictures show together. What scores less than `min_score` is not seen; rules have scores of their own."""
+    """Say what pictures show together. What scores less than `min_score` does not count; rules have own scores."""
+    profile = Profile.of(pictures, rules.sunglasses)
     found = [picture.people(min_score) for picture in pictures]
     counts = [None if people is None else len(people) for people in found]
-    subjects = [picture.subject(min_score) for picture in pictures]
-    worn = [picture.wears_sunglasses() for picture in pictures]
-    told = [one for one in worn if one is not None]
+    subjects = [picture.subject() for picture in pictures]
+    told = [worn for worn in profile.worn if worn is not None]
     return Insights(
         pictures=len(pictures),
         answered=sum(picture.error is None for picture in pictures),
         seen=_sightings(pictures, min_score),
         people=People(counts=counts, pictures=sum(map(bool, counts)), most=max(filter(None, counts), default=0)),
         main_subject=MainSubject(
-            boxes=[subject and subject.box for subject in subjects],
-            sunglasses=worn,
+            boxes=[subject.box if subject else None for subject in subjects],
+            sunglasses=list(profile.worn),
             ever_without_sunglasses=not all(told) if told else None,
         ),
         quality=[picture.quality for picture in pictures],
-        near_duplicates=near_duplicates(pictures),
+        near_duplicates=[list(group) for group in profile.near_duplicates],
         failed=[Failed(picture=at, error=one.error) for at, one in enumerate(pictures) if one.error],
         tips=[
             Tip(id=rule.id, severity=rule.severity, text=rule.text, pictures=met)
             for rule in rules
-            if (met := rule.met_by(pictures)) is not None
+            if (met := rule.met_by(profile)) is not None
         ],
     )
 
@@ -108,8 +109,8 @@ def _sightings(pictures: Sequence[Picture], min_score: float) -> list[Sighting]:
     found: dict[tuple[str, str], dict[Index, Sight]] = {}
     for index, picture in enumerate(pictures):
         for feature, seen in picture.seen.items():
-            if feature == SUNGLASSES:
-                continue  # is told of the main subject
+            if feature.endswith(HEAD):
+                continue  # not of the picture
             asked[feature] = asked.get(feature, 0) + 1
             for one in seen:
                 if one.score >= min_score:

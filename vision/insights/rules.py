@@ -5,26 +5,31 @@ docs/insights.md explains the file and says why.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vision.insights.pictures import DETECTION, QUALITY, SUNGLASSES, Picture, near_duplicates
+from vision.core import subject
+from vision.insights.pictures import DETECTION, HEAD, QUALITY, Picture, near_duplicates
 
 SHIPPED = Path(__file__).with_name("rules.yaml")
 
-LEAST_SCORE = 0.05
-"""Rows hold nothing that scores less."""
+LEAST_LABEL, LEAST_OBJECT = 0.05, 0.25
+"""Pictures are asked for nothing that scores less."""
 
-Score = Annotated[float, Field(ge=LEAST_SCORE, le=1)]
+Feature = Annotated[str, Field(pattern=r"^\w+(:[^@]+)?$")]
+"""`classification`, `detection`, or one of another model, as `classification:dogs`."""
+Score = Annotated[float, Field(ge=LEAST_LABEL, le=1)]
+ObjectScore = Annotated[float, Field(ge=LEAST_OBJECT, le=1)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Severity = Literal["info", "advice", "warning"]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Range(Strict):
@@ -42,6 +47,37 @@ class Range(Strict):
         return above and (self.at_most is None or value <= self.at_most)
 
 
+class Sunglasses(Strict):
+    """How sunglasses are recognised: by labels of the main subject's head whose scores sum up to `min_score`."""
+
+    feature: Annotated[str, Field(pattern=rf"^\w+(:[^@]+)?{HEAD}$")]
+    labels: list[Text] = Field(min_length=1, max_length=1_000)
+    min_score: Score
+    where_served: bool = False
+    """Whether to leave this out, and the rules about it, where the feature's model is not served."""
+
+    def worn(self, picture: Picture) -> bool | None:
+        """Say whether the main subject wears them; None where it cannot be told."""
+        if self.feature not in picture.seen:
+            return None
+        return sum(one.score for one in picture.seen[self.feature] if one.label in self.labels) >= self.min_score
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Pictures, and what is known of them together."""
+
+    pictures: Sequence[Picture]
+    worn: Sequence[bool | None]
+    """Whether the main subject wears sunglasses; None where it cannot be told."""
+    near_duplicates: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture], sunglasses: Sunglasses | None) -> Self:
+        worn = [sunglasses.worn(one) if sunglasses else None for one in pictures]
+        return cls(pictures, worn, near_duplicates(pictures))
+
+
 class Condition(Strict):
     """Judges each picture; holds when enough of the pictures that can be judged are as it says."""
 
@@ -56,12 +92,12 @@ class Condition(Strict):
         """What must have been asked of each picture."""
 
     @abstractmethod
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
         """Say by index of each picture that can be judged whether it is as the condition says."""
 
-    def met_by(self, pictures: Sequence[Picture]) -> list[int] | None:
+    def met_by(self, profile: Profile) -> list[int] | None:
         """Return the indices of the pictures that are so where the condition holds, else None."""
-        judged = self.judge(pictures)
+        judged = self.judge(profile)
         found = [index for index, so in judged.items() if so]
         if not judged or (self.share and not self.share.holds(len(found) / len(judged))):
             return None
@@ -73,20 +109,25 @@ class SeenCondition(Condition):
     """A picture shows one of these labels or objects."""
 
     about: Literal["seen"]
-    feature: Annotated[str, Field(pattern=r"^\w+(:.+)?$")]
-    """`classification`, `detection`, or one of another model, as `classification:dogs`."""
+    feature: Feature
     labels: list[Text] = Field(min_length=1, max_length=1_000)
     min_score: Score = 0.3
+
+    @model_validator(mode="after")
+    def _is_asked_for(self) -> Self:
+        if self.feature.startswith(DETECTION) and self.min_score < LEAST_OBJECT:
+            raise ValueError(f"objects have a min_score of at least {LEAST_OBJECT}")
+        return self
 
     @property
     def features(self) -> Sequence[str]:
         return (self.feature,)
 
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
         wanted = set(self.labels)
         return {
             index: any(one.label in wanted and one.score >= self.min_score for one in picture.seen[self.feature])
-            for index, picture in enumerate(pictures)
+            for index, picture in enumerate(profile.pictures)
             if self.feature in picture.seen
         }
 
@@ -96,14 +137,14 @@ class PeopleCondition(Condition):
 
     about: Literal["people"]
     count: Range
-    min_score: Score = 0.4
+    min_score: ObjectScore = 0.4
 
     @property
     def features(self) -> Sequence[str]:
         return (DETECTION,)
 
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
-        people = ((index, picture.people(self.min_score)) for index, picture in enumerate(pictures))
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
+        people = ((index, picture.people(self.min_score)) for index, picture in enumerate(profile.pictures))
         return {index: self.count.holds(len(found)) for index, found in people if found is not None}
 
 
@@ -113,18 +154,17 @@ class SubjectCondition(Condition):
     about: Literal["subject"]
     area: Range
     """Of the picture, 0-1."""
-    min_score: Score = 0.4
 
     @property
     def features(self) -> Sequence[str]:
         return (DETECTION,)
 
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
-        subjects = ((index, picture, picture.subject(self.min_score)) for index, picture in enumerate(pictures))
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
+        subjects = ((index, picture, picture.subject()) for index, picture in enumerate(profile.pictures))
         return {
-            index: self.area.holds(subject.area / (picture.size[0] * picture.size[1]))
-            for index, picture, subject in subjects
-            if subject
+            index: self.area.holds(subject.area(person) / (picture.size[0] * picture.size[1]))
+            for index, picture, person in subjects
+            if person
         }
 
 
@@ -135,14 +175,10 @@ class SunglassesCondition(Condition):
 
     @property
     def features(self) -> Sequence[str]:
-        return (DETECTION, SUNGLASSES)
+        return (DETECTION,)  # and what Rules.sunglasses says
 
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
-        return {
-            index: worn
-            for index, picture in enumerate(pictures)
-            if (worn := picture.wears_sunglasses()) is not None
-        }
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
+        return {index: worn for index, worn in enumerate(profile.worn) if worn is not None}
 
 
 class QualityCondition(Condition):
@@ -156,10 +192,10 @@ class QualityCondition(Condition):
     def features(self) -> Sequence[str]:
         return (QUALITY,)
 
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
         return {
             index: self.value.holds(getattr(picture.quality, self.measure))
-            for index, picture in enumerate(pictures)
+            for index, picture in enumerate(profile.pictures)
             if picture.quality
         }
 
@@ -173,18 +209,13 @@ class DuplicateCondition(Condition):
     def features(self) -> Sequence[str]:
         return (QUALITY,)
 
-    def judge(self, pictures: Sequence[Picture]) -> Mapping[int, bool]:
-        alike = {index for group in near_duplicates(pictures) for index in group}
-        return {index: index in alike for index, picture in enumerate(pictures) if picture.quality}
+    def judge(self, profile: Profile) -> Mapping[int, bool]:
+        alike = {index for group in profile.near_duplicates for index in group}
+        return {index: index in alike for index, picture in enumerate(profile.pictures) if picture.quality}
 
 
 AnyCondition = Annotated[
-    SeenCondition
-    | PeopleCondition
-    | SubjectCondition
-    | SunglassesCondition
-    | QualityCondition
-    | DuplicateCondition,
+    SeenCondition | PeopleCondition | SubjectCondition | SunglassesCondition | QualityCondition | DuplicateCondition,
     Field(discriminator="about"),
 ]
 
@@ -199,13 +230,13 @@ class Rule(Strict):
     when: list[AnyCondition] = Field(min_length=1)
     """All must hold."""
 
-    def met_by(self, pictures: Sequence[Picture]) -> list[int] | None:
+    def met_by(self, profile: Profile) -> list[int] | None:
         """Return the indices of the pictures that the tip is about, or None where the rule does not apply."""
-        if sum(picture.error is None for picture in pictures) < self.min_pictures:
+        if sum(picture.error is None for picture in profile.pictures) < self.min_pictures:
             return None
         found = set[int]()
         for condition in self.when:
-            met = condition.met_by(pictures)
+            met = condition.met_by(profile)
             if met is None:
                 return None
             found.update(met)
@@ -213,10 +244,15 @@ class Rule(Strict):
 
 
 class Rules(Strict):
+    sunglasses: Sunglasses | None = None
     rules: list[Rule]
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _fits_together(self) -> Self:
+        for rule in self.rules:
+            about = {condition.about for condition in rule.when}
+            if self.sunglasses is None and "sunglasses" in about:
+                raise ValueError(f"{rule.id} is about sunglasses, and nothing says how they are recognised")
         seen = set[str]()
         for rule in self.rules:
             if rule.id in seen:
@@ -229,13 +265,17 @@ class Rules(Strict):
 
     @property
     def features(self) -> dict[str, str]:
-        """The features that the rules in force need; with each the first rule that does."""
-        return {
-            feature: rule.id
-            for rule in reversed(list(self))
-            for condition in rule.when
-            for feature in condition.features
-        }
+        """The features that the rules in force need, each with who needs it."""
+        needed = {self.sunglasses.feature: "sunglasses"} if self.sunglasses else {}
+        for rule in self:
+            for condition in rule.when:
+                needed |= {feature: rule.id for feature in condition.features if feature not in needed}
+        return needed
+
+    def without_sunglasses(self) -> "Rules":
+        """Leave out what needs to recognise them."""
+        rules = [rule for rule in self.rules if all(condition.about != "sunglasses" for condition in rule.when)]
+        return Rules(rules=rules)
 
 
 def load(path: Path) -> Rules:
@@ -256,7 +296,7 @@ def load(path: Path) -> Rules:
         return Rules.model_validate(yaml.load(text, yaml.CSafeLoader))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where = "".join(f"{part}." for part in problem["loc"]).removesuffix(".") or "the file"
         message = problem["msg"].removeprefix("Value error, ")
         raise ValueError(f"{path}, line {_line(node, problem['loc'])}: {where}: {message}") from error
     except yaml.YAMLError as error:  # what composes may still not construct
