@@ -18,6 +18,7 @@ NEVER = {
     # of every file
     "": "pickle requests urllib.request service tests testkit benchmarks",
     "vision/core/": "tasks bento api settings metrics train_and_save bentoml circus starlette uvicorn",
+    "vision/insights/": "tasks bento api settings metrics train_and_save bentoml circus starlette uvicorn PIL numpy",
     "vision/tasks/": "bento api settings metrics train_and_save bentoml circus starlette uvicorn",
     "vision/bento/": "api train_and_save torch transformers",
     "vision/api/": "train_and_save bentoml circus torch transformers openvino",

@@ -57,5 +57,5 @@ def head(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _within(start: float, end: float, most: int) -> tuple[int, int]:
-    first = min(max(0, int(start)), most - 1)
-    return first, min(most, max(first + 1, int(end)))
+    first = min(max(0, round(start)), most - 1)
+    return first, min(most, max(first + 1, round(end)))
