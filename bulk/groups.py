@@ -96,7 +96,7 @@ class Results:
         )
         with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
             connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
-            rows = _each(connection.execute(query).to_arrow_reader(ROWS))
+            rows = _each(connection.sql(query).to_arrow_reader(ROWS))
             for name, some in groupby(rows, key=itemgetter("_group")):
                 yield name, [_shown(row, features) for row in some]
 
