@@ -145,13 +145,13 @@ async def look_through(
         yield await ahead.popleft()
 
 
-def in_process(task: Task, model: Predictor, folder: Path) -> ServedModel:
-    """Serve a model that was loaded from `folder` into this process, one batch at a time."""
+def in_process(task: Task, model: Predictor, folder: Path, most: int = MAX_BATCH) -> ServedModel:
+    """Serve a model that was loaded from `folder` into this process, one batch of `most` at a time."""
 
     async def call(items: Sequence[Item[Any]]) -> Sequence[Result]:
         return await asyncio.to_thread(predict_each, model, items)
 
-    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, MAX_BATCH))
+    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, most))
 
 
 def _ms(start: float, end: float) -> float:
