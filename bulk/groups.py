@@ -81,8 +81,9 @@ class Results:
 
     def count(self) -> tuple[int, int]:
         """Return how many rows there are, and how many of them belong to a group."""
+        query = f"SELECT count(*), count({self._by}) FROM {self._rows()}"  # noqa: S608
         with duckdb.connect() as connection:
-            found = connection.execute(f"SELECT count(*), count({self._by}) FROM {self._rows()}").fetchone()
+            found = connection.execute(query).fetchone()
         rows, grouped = found or (0, 0)
         return rows, grouped
 

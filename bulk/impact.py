@@ -1,10 +1,10 @@
 """What goes with an outcome: signals of groups' pictures beside a number that each group has."""
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,8 +89,7 @@ def read_outcomes(path: Path, by: str, outcome: str, covariates: Sequence[str]) 
         raise UserError(f"{path}: {words[0]} is not numeric; it holds {read[words[0]].type}.")
     groups = read[by].to_pylist()
     if len(set(groups)) < len(groups):
-        seen = set[Any]()
-        twice = next(one for one in groups if one in seen or seen.add(one))
+        [(twice, _)] = Counter(groups).most_common(1)
         raise UserError(f"{path}: {by} {twice!r} stands there twice; each group has one row.")
     values = np.column_stack([pc.cast(read[name], pa.float64()).to_numpy() for name in columns])
     whole = np.isfinite(values).all(axis=1)
@@ -213,8 +212,8 @@ def sentence(
     change = "adds" if effect >= 0 else "takes away"
     return (
         f"{text}They go together; that one makes the other is not shown: who {change} it may differ in other ways. "
-        f"To find out, give a tip that {change} it to half of the {reach:,} groups that it would reach, drawn by lot, and "
-        f"compare {outcomes.name}."
+        f"To find out, give a tip that {change} it to half of the {reach:,} groups that it would reach, drawn by lot; "
+        f"then compare {outcomes.name}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What goes with an outcome: a linear model for each signal, its interval, its p-value, and which signals say the same."""
+"""What goes with an outcome: a linear model for each signal, with interval and p-value; which signals say the same."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def compare(signals: Numbers, outcome: Floats, others: Floats, seed: int = 0, dr
     """Compare each signal (groups, signals) with an outcome (groups), given other columns (groups, others).
 
     effect: the signal's coefficient of least squares with an intercept and the others. low, high: its 95 % interval,
-    percentiles of a bootstrap over groups (Efron and Tibshirani, 1993). p: of the coefficient's t-test in the same model
+    percentiles of a bootstrap over groups (Efron and Tibshirani, 1993). p: of its t-test in the same model
     on ranks (Conover and Iman, 1981). q: p by Benjamini and Hochberg (1995). cluster: numbers of signals that say the
     same, by average linkage of 1 - |r|.
     """

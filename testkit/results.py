@@ -37,8 +37,8 @@ SCHEMA = pa.schema(
 def row(
     id: str,
     group: str | None,
-    labels: Mapping[str, float] = {},  # noqa: B006
-    objects: Mapping[str, float] = {},  # noqa: B006
+    labels: Mapping[str, float] = {},
+    objects: Mapping[str, float] = {},
     **others: Any,
 ) -> dict[str, Any]:
     """A picture of 100 x 100 pixels that could be looked at; its hash is its own."""
@@ -66,7 +66,7 @@ def hash_of(id: str) -> int:
 
 
 def failed(id: str, group: str | None, code: str = "undecodable_image") -> dict[str, Any]:
-    nothing = dict.fromkeys(("width", "height", "quality", "classification", "detection"))
+    nothing: dict[str, Any] = dict.fromkeys(("width", "height", "quality", "classification", "detection"))
     return row(id, group, **nothing, status="error", error={"code": code, "message": "The picture is broken."})
 
 
@@ -78,6 +78,6 @@ def write(folder: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema = SCHE
     while some := list(islice(rest, shard)):
         pq.write_table(pa.Table.from_pylist(some, schema), folder / f"part-{index:05}.parquet")
         index += 1
-    features = {name: {} for name in schema.names if name.startswith(("classification", "detection"))}
+    features: dict[str, Any] = {name: {} for name in schema.names if name.startswith(("classification", "detection"))}
     (folder / "manifest.json").write_text(json.dumps({"asked": {"photos": "photos", "features": features}}))
     return folder

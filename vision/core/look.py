@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 from opentelemetry import trace
@@ -103,10 +104,12 @@ async def look(
     decode: Decode = decode_in_thread,
     among: int = 1,
     measures: bool = False,
+    known: Mapping[str, Result] = MappingProxyType({}),
 ) -> Seen | VisionError:
     """Ask `questions` about a picture, and measure its quality if wanted; there may be no questions then.
 
-    `among` is how many pictures came with it, itself included.
+    `among` is how many pictures came with it, itself included; `known` what a question about a head may refer to and
+    need not be asked.
     Returns the picture's error where it cannot be decoded, or every question failed.
     """
     if isinstance(image, VisionError):
@@ -132,7 +135,7 @@ async def look(
         return result
 
     async def head(asked: Question, of: str) -> Item[Any] | VisionError | None:
-        found = await asking[of]
+        found = await asking[of] if of in asking else known[of]
         if isinstance(found, VisionError):
             return found
         person = subject.main(getattr(found, "objects", ()))
@@ -176,13 +179,13 @@ async def look_through(
         yield await ahead.popleft()
 
 
-def in_process(task: Task, model: Predictor, folder: Path) -> ServedModel:
-    """Serve a model that was loaded from `folder` into this process, one batch at a time."""
+def in_process(task: Task, model: Predictor, folder: Path, most: int = MAX_BATCH) -> ServedModel:
+    """Serve a model that was loaded from `folder` into this process, one batch of `most` at a time."""
 
     async def call(items: Sequence[Item[Any]]) -> Sequence[Result]:
         return await asyncio.to_thread(predict_each, model, items)
 
-    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, MAX_BATCH))
+    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, most))
 
 
 def _ms(start: float, end: float) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -10,6 +11,14 @@ from vision.core.device import Device
 from vision.core.pixels import Shrink
 from vision.core.predictor import Predictor
 from vision.core.schemas import Card, Options
+
+
+def _as_asked(options: Options) -> Options:
+    return options
+
+
+def _whole(result: Any, options: Any) -> Any:
+    return result
 
 
 @dataclass(frozen=True)
@@ -34,3 +43,7 @@ class Task:
     beside: int = 8
     """Pictures that a model takes while it works on a batch: it has some when the batch is done, and a small request
     never waits for all of a large one."""
+    widen: Callable[[Any], Options] = _as_asked
+    """Options -> those whose answer holds what these ask for, and what others would: the ones that bulk keeps."""
+    narrow: Callable[[Any, Any], Any] = _whole
+    """Such an answer, options -> what the model answers when it is asked with these."""
