@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from vision.api.endpoints import Endpoint, Wanted
+from vision.api.endpoints import Drawable, Endpoint, Wanted
 from vision.api.facts import FACTS
 from vision.core.draw import MediaType
 from vision.core.errors import Code, VisionError
@@ -56,15 +56,14 @@ class Asked:
 
     images: list[bytes | VisionError]
     wanted: list[Wanted]
-    render: bool
-    """Each result is to be drawn, beside what it says."""
+    options: Drawable
     picture: MediaType | None
     """The answer itself is to be the one picture, drawn."""
 
 
 def fields(endpoint: Endpoint) -> type[BaseModel]:
     """The fields of an endpoint's request, for documents and generated clients."""
-    images = Field(min_length=1, max_length=SETTINGS.max_images, description="The pictures.")
+    images = Field(min_length=endpoint.least, max_length=SETTINGS.max_images, description="The pictures.")
     return create_model("Fields", __base__=endpoint.options, images=(list[Path], images))
 
 
@@ -72,6 +71,11 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
     """Read a request. Raises VisionError where all of it fails."""
     query = _read_query(request.scope["query_string"])
     images, body = await _read(request)
+    if len(images) < endpoint.least:
+        raise VisionError(
+            Code.TOO_FEW_IMAGES,
+            f"{len(images)} picture; {endpoint.name} takes at least {endpoint.least}, of one profile.",
+        )
     chosen: Any = _validate(endpoint.options, query, body)
     picture = preferred(",".join(request.headers.getlist("accept")))
     if picture and len(images) > 1:
@@ -80,7 +84,7 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
             f"Accept asks for {picture}, which holds one picture, and {len(images)} were sent; "
             "send one, or accept application/json and set render=true.",
         )
-    return Asked(images, endpoint.wanted(chosen), chosen.render, picture)
+    return Asked(images, endpoint.wanted(chosen), chosen, picture)
 
 
 def preferred(accept: str) -> MediaType | None:

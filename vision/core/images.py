@@ -25,6 +25,9 @@ register_heif_opener()  # what phones send, into Pillow
 Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+PIXELS = 1
+"""Raised whenever the pixels that a model gets of a picture change, here or in pixels.py: older answers are stale."""
+
 ENOUGH = 1280
 """Longer side in pixels from which every model here can be shown what it needs."""
 

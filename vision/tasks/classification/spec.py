@@ -40,6 +40,18 @@ def load(folder: Path, card: Card, device: Device) -> Predictor:
     return Classifier(folder, card, device)
 
 
+KEPT_LABELS = 50
+
+
+def widen(options: ClassifyOptions) -> ClassifyOptions:
+    return ClassifyOptions(top_k=max(KEPT_LABELS, options.top_k), min_score=0)
+
+
+def narrow(result: Classification, options: ClassifyOptions) -> Classification:
+    labels = [label for label in result.labels[: options.top_k] if label.score >= options.min_score]
+    return result.model_copy(update={"labels": labels})
+
+
 CLASSIFICATION = Task(
     name="classification",
     endpoint="classify",
@@ -50,4 +62,6 @@ CLASSIFICATION = Task(
     load=load,
     load_shrink=load_shrink,
     marks=marks,
+    widen=widen,
+    narrow=narrow,
 )
