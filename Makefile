@@ -27,7 +27,7 @@ serve: install  ## install, save the models (MODELS=starter or hub), serve on 12
 	@echo
 	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
-install:
+install:  ## install what serving needs here: light, or with PyTorch for a GPU, MODELS=hub or FULL=1
 	@$(MAKE) --no-print-directory $(SERVING)
 
 bento: install  ## build the Bento: code, models and locked dependencies (MODELS=starter or hub)
