@@ -152,7 +152,7 @@ def collect(results: Results, rules: Rules, outcomes: Outcomes) -> tuple[Signals
 
 def findings(compared: Table, found: Found, outcomes: Outcomes) -> list[Finding]:
     """Return a finding for each signal, the least p first."""
-    order = np.lexsort((-np.abs(found.effect), found.p))
+    order = np.argsort(found.p, kind="stable")
     leading = set[int]()
     made = []
     for index in order.tolist():
