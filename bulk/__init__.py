@@ -1,9 +1,16 @@
 """Scores whole collections without HTTP: `python -m bulk --help`."""
 
 
-class UserError(Exception):
-    """What whoever ran a command can mend; nothing was written. One line, exit 2."""
+class _Told(Exception):
+    """What is told in one line, without a traceback."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(" ".join(line.split()))
 
 
-class EndedError(Exception):
-    """What ended a run that the same command goes on with. One line, exit 1."""
+class UserError(_Told):
+    """What whoever ran a command can mend; nothing was written. Exit 2."""
+
+
+class EndedError(_Told):
+    """What ended a run that the same command goes on with. Exit 1."""
