@@ -25,7 +25,7 @@ Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 PIXELS = 1
-"""Raised whenever a picture's pixels change on their way to a model, here or in pixels.py: kept answers are stale then."""
+"""Raised whenever pixels change on their way to a model, here or in pixels.py: what bulk keeps is stale then."""
 
 ENOUGH = 1280
 """Longer side in pixels from which every model here can be shown what it needs."""
