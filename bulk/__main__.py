@@ -47,19 +47,23 @@ def _say(code: int, line: str) -> int:
 
 def score(arguments: argparse.Namespace) -> int:
     from bulk import run
-    from bulk.listing import Columns
+    from bulk.listing import Columns, listing
     from bulk.places import place
     from bulk.progress import Progress, by_kind
 
     wanted = _wanted(arguments)
     columns = Columns(arguments.path_column, arguments.id_column, arguments.group_column)
     out = place(arguments.out)
+    if run.MANIFEST not in out.names():
+        listing(arguments.photos, columns)  # who mistypes it should not wait for models
+    asked = _load(wanted, arguments)
+    cards = {one.wanted.word: one.model.card for one in asked}
     with out.locked():
-        begun = run.begin(out, arguments.photos, columns, wanted, arguments.format, arguments.shard_rows)
+        begun = run.begin(out, arguments.photos, columns, wanted, arguments.format, arguments.shard_rows, cards)
         if arguments.retry_errors:
             run.retry_errors(begun)
         progress = Progress(begun.left())
-        known = _score_here(begun, wanted, arguments, progress) if begun.todo() else 0
+        known = _score_here(begun, asked, arguments, progress) if begun.todo() else 0
     print(
         f"{progress.pictures:,} pictures in {progress.seconds:,.1f} s, {progress.rate:,.1f}/s; {known:,} known before; "
         f"{begun.listed.entries:,} in {out.name}, {by_kind(+begun.errors)}"
@@ -69,16 +73,19 @@ def score(arguments: argparse.Namespace) -> int:
     return _say(130, f"{begun.left():,} pictures are not scored yet. The same command goes on from here.")
 
 
+def _load(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> list[questions.Asked]:
+    _keep_memory()
+    loaded = [questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir) for one in wanted]
+    return questions.joined(loaded)
+
+
 def _score_here(
-    begun: "Run", wanted: Sequence[questions.Wanted], arguments: argparse.Namespace, progress: "Progress"
+    begun: "Run", asked: Sequence[questions.Asked], arguments: argparse.Namespace, progress: "Progress"
 ) -> int:
     """Score with models in this process; return how many pictures were known before."""
     from bulk import cache, run
     from bulk.score import Scorer
 
-    _keep_memory()
-    loaded = [questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir) for one in wanted]
-    asked = questions.joined(loaded)
     path = None if arguments.no_cache else arguments.cache or cache.usual()
 
     async def go() -> int:

@@ -116,7 +116,7 @@ def _quoted(name: str) -> str:
 
 
 def _shown(row: dict[str, Any], features: Sequence[str]) -> Shown:
-    if row["status"] != "ok":
+    if row["status"] != "ok" and not any(row[feature] for feature in features):
         error = VisionError(Code(row["error"]["code"]), row["error"]["message"])
         return Shown(row["id"], row["uri"], Picture.failed(Failure.of(error).error))
     results = {feature: row[feature] for feature in features}

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Outcomes:
 
     name: str
     covariates: Sequence[str]
-    numbers: dict[str, tuple[float, ...]]
+    numbers: Mapping[str, tuple[float, ...]]
     """By group: the outcome, then the covariates."""
     left_out: int
     """Rows without one of these numbers."""
@@ -152,7 +152,7 @@ def collect(results: Results, rules: Rules, outcomes: Outcomes) -> tuple[Signals
 
 def findings(compared: Table, found: Found, outcomes: Outcomes) -> list[Finding]:
     """Return a finding for each signal, the least p first."""
-    order = np.lexsort((-np.abs(found.effect), found.p))
+    order = np.argsort(found.p, kind="stable")
     leading = set[int]()
     made = []
     for index in order.tolist():

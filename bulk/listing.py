@@ -5,7 +5,7 @@ import io
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -205,48 +205,48 @@ def _names(schema: pa.Schema) -> str:
 
 def _parquet(address: str) -> tuple[pa.Schema, Iterator[dict[str, Any]]]:
     try:
-        file = pq.ParquetFile(open_(address))
+        with open_(address) as file:
+            schema = pq.read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{address} is no Parquet file that can be read: {error}") from error
 
     def rows() -> Iterator[dict[str, Any]]:
         try:
-            for batch in file.iter_batches(4096):
-                yield from batch.to_pylist()
+            with open_(address) as file:
+                for batch in pq.ParquetFile(file).iter_batches(4096):
+                    yield from batch.to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{address} is damaged: {error}") from error
 
-    return file.schema_arrow, rows()
+    return schema, rows()
 
 
 def _text(address: str, suffix: str) -> tuple[pa.Schema, Iterator[dict[str, Any]]]:
     """A .txt has a path a line; the others have a header, and commas, semicolons or tabs."""
-    lines = io.TextIOWrapper(open_(address), encoding="utf-8-sig", newline="")
     if suffix == ".txt":
-        return pa.schema([("path", pa.string())]), ({"path": line} for line in _whole(lines, address))
-    head = next(_whole(lines, address), "")
+        paths = (line.rstrip("\r\n") for line in _lines(address))
+        return pa.schema([("path", pa.string())]), ({"path": path} for path in paths if path)
+    lines = _lines(address)
+    head = next(lines, "").rstrip("\r\n")
+    lines.close()
     comma = max(",;\t", key=head.count)
     names = next(csv.reader([head], delimiter=comma), [])
     if len(set(names)) < len(names) or "" in names:
         raise UserError(f"{address}: its header needs a name for each column, and each once.")
 
     def rows() -> Iterator[dict[str, Any]]:
-        for number, values in enumerate(csv.reader(_lines(lines, address), delimiter=comma)):
-            if values and len(values) != len(names):
+        table = (values for values in csv.reader(_lines(address), delimiter=comma) if values)
+        for number, values in enumerate(islice(table, 1, None)):
+            if len(values) != len(names):
                 raise UserError(f"{address}: row {number} has {len(values)} values, the header {len(names)}.")
-            if values:
-                yield dict(zip(names, (value or None for value in values), strict=True))
+            yield dict(zip(names, (value or None for value in values), strict=True))
 
     return pa.schema([(name, pa.string()) for name in names]), rows()
 
 
-def _whole(lines: io.TextIOWrapper, address: str) -> Iterator[str]:
-    return (text for line in _lines(lines, address) if (text := line.rstrip("\r\n")))
-
-
-def _lines(lines: io.TextIOWrapper, address: str) -> Iterator[str]:
+def _lines(address: str) -> Generator[str, None, None]:
     try:
-        while line := lines.readline():
-            yield line
+        with io.TextIOWrapper(open_(address), encoding="utf-8-sig", newline="") as lines:
+            yield from lines
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{address} cannot be read as UTF-8 text: {error}") from error

@@ -56,25 +56,31 @@ class List:
     """A list that was written; one shard of it is in memory at a time."""
 
     def __init__(self, place: Place) -> None:
+        self._place = place
         try:
-            self._file = pq.ParquetFile(place.read(NAME))
+            with place.read(NAME) as file:
+                self._metadata = pq.read_metadata(file)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{place.name}/{NAME} cannot be read: {error}") from error
-        self.shards: int = self._file.num_row_groups
-        self.entries: int = self._file.metadata.num_rows
-        names = self._file.schema_arrow.names
-        self.carried: pa.DataType | None = self._file.schema_arrow.field("carried").type if "carried" in names else None
+        self.shards: int = self._metadata.num_row_groups
+        self.entries: int = self._metadata.num_rows
+        schema = self._metadata.schema.to_arrow_schema()
+        self.carried: pa.DataType | None = schema.field("carried").type if "carried" in schema.names else None
 
     def shard(self, index: int) -> list[Entry]:
-        return [Entry(**row) for row in self._file.read_row_group(index).to_pylist()]
-
-    def size(self, index: int) -> int:
-        rows: int = self._file.metadata.row_group(index).num_rows
-        return rows
+        return [Entry(**row) for row in self._read(index).to_pylist()]
 
     def ids(self, index: int) -> list[str]:
-        ids: list[str] = self._file.read_row_group(index, columns=["id"])["id"].to_pylist()
+        ids: list[str] = self._read(index, ["id"])["id"].to_pylist()
         return ids
+
+    def size(self, index: int) -> int:
+        rows: int = self._metadata.row_group(index).num_rows
+        return rows
+
+    def _read(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        with self._place.read(NAME) as file:
+            return pq.ParquetFile(file, metadata=self._metadata).read_row_group(index, columns)
 
 
 class Twice:

@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,10 +22,9 @@ from bulk.progress import Progress
 from bulk.questions import Wanted
 from bulk.rows import Format, Row
 from bulk.score import Scorer
-from vision.bento import store
 from vision.core.errors import KINDS, Code
 from vision.core.images import PIXELS
-from vision.core.schemas import Model
+from vision.core.schemas import Card, Model
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("openvino", "torch", "transformers", "pillow", "pyarrow")
@@ -78,8 +77,19 @@ def asked(photos: str, wanted: Sequence[Wanted], format: str, shard_rows: int) -
     return {"photos": without_secrets(photos), "features": features, "format": format, "shard_rows": shard_rows}
 
 
-def begin(place: Place, photos: str, columns: Columns, wanted: Sequence[Wanted], format: str, shard_rows: int) -> Run:
-    """Begin a run in a place, or go on with what is there. Raises UserError; then nothing was written."""
+def begin(
+    place: Place,
+    photos: str,
+    columns: Columns,
+    wanted: Sequence[Wanted],
+    format: str,
+    shard_rows: int,
+    cards: Mapping[str, Card],
+) -> Run:
+    """Begin a run in a place, or go on with what is there; cards: of the models, by the features' words.
+
+    Raises UserError; then nothing was written.
+    """
     question = asked(photos, wanted, format, shard_rows)
     names = set(place.names())
     resumed = MANIFEST in names
@@ -88,7 +98,7 @@ def begin(place: Place, photos: str, columns: Columns, wanted: Sequence[Wanted],
     else:
         if strange := sorted(name for name in names if not name.startswith("_")):
             raise UserError(f"{place.name} holds {strange[0]} and no {MANIFEST}: name an empty place.")
-        manifest = _new(place, photos, columns, question, wanted)
+        manifest = _new(place, photos, columns, question, cards)
     found = List(place)
     classes = {one.word: one.task.result for one in wanted}
     run = Run(
@@ -118,7 +128,7 @@ def _same(place: Place, question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _new(
-    place: Place, photos: str, columns: Columns, question: dict[str, Any], wanted: Sequence[Wanted]
+    place: Place, photos: str, columns: Columns, question: dict[str, Any], cards: Mapping[str, Card]
 ) -> dict[str, Any]:
     found = listing(photos, columns)
     try:
@@ -126,7 +136,7 @@ def _new(
             count = lists.write(path, found, question["shard_rows"])
         manifest = {
             "asked": question,
-            "models": {one.word: dict(Model.of(store.read_card(store.folder(one.tag)))) for one in wanted},
+            "models": {word: dict(Model.of(card)) for word, card in cards.items()},
             "pictures": count,
             "skipped": dict(found.skipped),
             "started": _now(),

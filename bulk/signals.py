@@ -34,8 +34,8 @@ class Example(NamedTuple):
 class Values:
     """A signal's numbers by group: shares are 0 where a group is not named, means are unknown there."""
 
-    groups: array[int] = field(default_factory=lambda: array("l"))
-    numbers: array[float] = field(default_factory=lambda: array("d"))
+    groups: "array[int]" = field(default_factory=lambda: array("l"))
+    numbers: "array[float]" = field(default_factory=lambda: array("d"))
     examples: list[Example] = field(default_factory=list)
 
     def add(self, group: int, number: float) -> None:
@@ -151,12 +151,12 @@ def table(collected: Signals, rows: NDArray[np.int64], support: int) -> Table:
             if support <= has.sum() <= kept - support:
                 put(feature, label, kind, has.astype(float))  # type: ignore[arg-type]
         between = ((share > 0) & (share < 1)).sum()
-        if support <= between and (share > 0).sum() >= support and share.std() > 0:
+        if support <= between and share[share > 0].std() > 1e-6:  # else it says what `any` says
             put(feature, label, "share", share)
     for (feature, label), values in collected.means.items():
         mean = _column(values, rows, kept, np.nan)
         known = ~np.isnan(mean)
-        if known.sum() >= 2 * support and mean[known].std() > 0:
+        if known.sum() >= 2 * support and mean[known].std() > 1e-6:
             standard = (mean - mean[known].mean()) / mean[known].std()
             put(feature, label, "mean", np.where(known, standard, 0))
     numbers = np.stack(columns, axis=1) if columns else np.zeros((kept, 0), np.float32)
@@ -165,7 +165,7 @@ def table(collected: Signals, rows: NDArray[np.int64], support: int) -> Table:
 
 
 def _column(values: Values, rows: NDArray[np.int64], kept: int, default: float) -> Floats:
-    column = np.full(kept, default)
+    column = np.full(kept, default, np.float64)
     at = rows[np.frombuffer(values.groups, np.int64)]
     column[at[at >= 0]] = np.frombuffer(values.numbers, np.float64)[at >= 0]
     return column

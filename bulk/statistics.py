@@ -101,8 +101,8 @@ def bootstrap(signals: Floats, outcome: Floats, beside: Floats, draws: int, seed
         spread = squares - (crossed * solved[:, :, :-1]).sum(axis=1)
         shared = products - (crossed * solved[:, :, -1:]).sum(axis=1)
         told = spread > 1e-6 * groups
-        effects[start : start + size] = np.where(told, shared / np.where(told, spread, 1), np.nan)
-    low, high = np.nanpercentile(effects, [2.5, 97.5], axis=0)
+        effects[start : start + size] = np.where(told, shared / np.where(told, spread, 1), 0)
+    low, high = np.percentile(effects, [2.5, 97.5], axis=0)
     return low, high
 
 
