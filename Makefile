@@ -19,7 +19,8 @@ help:  ## list the words
 serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000)
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
 	@echo "Serving on http://127.0.0.1:$(PORT) - ready when the log says so. Then try:"
-	@echo "  curl -F images=@$$(ls .venv/lib/python*/site-packages/ultralytics/assets/bus.jpg) http://127.0.0.1:$(PORT)/analyze"
+	@echo "  open http://127.0.0.1:$(PORT) in a browser"
+	@echo "  curl -F images=@examples/photographer.jpg http://127.0.0.1:$(PORT)/analyze"
 	@echo
 	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 
