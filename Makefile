@@ -8,10 +8,11 @@ IMAGE ?= vision:latest
 MINUTES ?= 30
 SECONDS ?= 460
 CASES ?= starters
+FEATURES ?= classification captioning detection
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench gpu train lint lock sbom
+.PHONY: help serve score bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench planted sunglasses gpu train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +24,10 @@ serve: .venv/serve.stamp  ## install, save the models (MODELS=starter or hub), s
 	@echo "  curl -F images=@examples/photographer.jpg http://127.0.0.1:$(PORT)/analyze"
 	@echo
 	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
+
+score: .venv/bulk.stamp  ## score a collection into Parquet files: PHOTOS=folder OUT=results (FEATURES="classification detection")
+	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
+	@env $$(grep '^VISION_' .venv/models.out) $(BIN)/python -m bulk score "$(PHOTOS)" --out "$(OUT)" --features $(FEATURES)
 
 bento: .venv/serve.stamp  ## build the Bento: code, models and locked dependencies (MODELS=starter or hub)
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
@@ -66,6 +71,14 @@ soak: .venv/dev.stamp  ## mixed load for MINUTES=30, five in a hundred inputs ba
 bench: .venv/bench.stamp  ## this service beside its peers, a table in build/peers (CASES=starters, production or all; hours)
 	.venv/bench/bin/python -m benchmarks.peers --cases $(CASES)
 
+planted: .venv/dev.stamp  ## whether `bulk impact` finds a planted effect, 200 times over (needs ../shared/photos)
+	$(BIN)/python -m train_and_save starter > .venv/models.out
+	$(BIN)/python -m benchmarks.planted
+
+sunglasses: .venv/dev.stamp  ## how well sunglasses are recognised on labelled photographs (needs ../shared/photos)
+	$(BIN)/python -m train_and_save starter > .venv/models.out
+	$(BIN)/python -m benchmarks.sunglasses
+
 gpu:  ## what a GPU makes of the models, bare and over HTTP, in 8 minutes; no venv (WHEELS=folder for what PYTHON lacks, FULL=1)
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && if [ -n "$(WHEELS)" ]; then $(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$$site" $(WHEELS)/*.whl; fi && PYTHONPATH="$$site$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m benchmarks.gpu $(if $(FULL),--full) --seconds $(SECONDS)
 
@@ -80,6 +93,7 @@ train: .venv/train.stamp  ## install what training and measuring models need, an
 lock: .venv/serve.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
+	$(BIN)/uv pip compile $(COMPILE) requirements-bulk.in -o requirements-bulk.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-audit.in -o requirements-audit.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-bench.in -o requirements-bench.lock
@@ -112,9 +126,13 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 	$(INSTALL) -r requirements-train.lock
 	touch .venv/serve.stamp $@
 
+.venv/bulk.stamp: requirements-bulk.lock | .venv/uv.stamp
+	$(INSTALL) -r requirements-bulk.lock
+	touch .venv/serve.stamp $@
+
 .venv/dev.stamp: requirements-dev.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements-dev.lock
-	touch .venv/serve.stamp .venv/train.stamp $@
+	touch .venv/serve.stamp .venv/train.stamp .venv/bulk.stamp $@
 
 .venv/audit.stamp: requirements-audit.lock | .venv/uv.stamp
 	$(BIN)/uv venv --quiet --clear .venv/audit

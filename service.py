@@ -20,9 +20,9 @@ from starlette.types import ASGIApp
 
 import vision
 from vision import metrics
-from vision.api import answers, cors, openapi, page, requests, wire
+from vision.api import answers, cors, openapi, page, profiles, requests, wire
 from vision.api.door import Door
-from vision.api.endpoints import ENDPOINTS, Endpoint, Wanted
+from vision.api.endpoints import ENDPOINTS, Endpoint, InsightsOptions, Wanted
 from vision.api.facts import FACTS
 from vision.bento import gpu_metrics, logs, preflight, shutdown, supervisor
 from vision.bento.app import TRACING, PublicService, api, bento_version, serving
@@ -109,8 +109,13 @@ class Vision:
         facts = FACTS.get()
         facts.images = len(asked.images)
         facts.models = [question.model.tag for question in questions.values()]
-        seen = await asyncio.gather(*(self._look(image, questions, facts.images) for image in asked.images))
-        if asked.render or asked.picture:
+        options, beside = asked.options, {}
+        measures = endpoint.beside is not None
+        look_at = partial(self._look, questions=questions, among=facts.images, measures=measures)
+        seen = await asyncio.gather(*map(look_at, asked.images))
+        if isinstance(options, InsightsOptions):
+            beside = {endpoint.name: profiles.together(seen, options.min_score)}
+        if options.render or asked.picture:
             decode = partial(self._decoders.run, facts.caller)
             media_type = asked.picture or "image/jpeg"
             pairs = zip(asked.images, seen, strict=True)
@@ -119,31 +124,35 @@ class Vision:
             )
         if asked.picture:
             return answers.picture(seen[0], asked.picture)
-        return answers.answer(seen, flat=endpoint.task is not None)
+        return answers.answer(seen, endpoint.task is not None, beside)
 
     def _questions(self, wanted: Sequence[Wanted]) -> dict[str, Question]:
         questions: dict[str, Question] = {}
-        for word, task, name, options in wanted:
-            model = find(self.models[task.name], name)
-            if twice := [other for other, question in questions.items() if question.model is model]:
+        for word, task, name, options, head_of in wanted:
+            asked = Question(find(self.models[task.name], name), options, head_of)
+            if twice := [
+                other for other, one in questions.items() if (one.model, one.head_of) == (asked.model, head_of)
+            ]:
                 raise VisionError(Code.INVALID_OPTION, f"features: {twice[0]!r} and {word!r} mean the same model.")
-            questions[word] = Question(model, options)
+            questions[word] = asked
         return questions
 
     async def _look(
-        self, image: bytes | VisionError, questions: Mapping[str, Question], among: int
+        self, image: bytes | VisionError, questions: Mapping[str, Question], among: int, measures: bool
     ) -> Seen | VisionError:
         """Look at a picture, and count what came of it."""
         decode = partial(self._decoders.run, FACTS.get().caller)
         try:
-            seen = await look(image, questions, decode=decode, among=among)
+            seen = await look(image, questions, decode=decode, among=among, measures=measures)
         except Exception:
             log.exception("a picture failed")
             seen = VisionError(Code.INTERNAL, "Something failed here; the log says what.")
         if isinstance(seen, Seen):
             metrics.DECODE_SECONDS.observe(seen.ms["decode"] / 1000)
         for word, question in questions.items():
-            result = seen.results[word] if isinstance(seen, Seen) else seen
+            result = seen.results.get(word) if isinstance(seen, Seen) else seen
+            if result is None:
+                continue  # nobody's head is there
             outcome = result.code if isinstance(result, VisionError) else "ok"
             metrics.IMAGES.labels(question.model.task.name, question.model.tag, outcome).inc()
         return seen

@@ -8,6 +8,7 @@ import pytest
 from testkit.servers import ROOT
 from vision.api.endpoints import ENDPOINTS
 from vision.core.errors import KINDS, RETRY_AFTER, Code
+from vision.insights.rules import SHIPPED
 from vision.settings import PREFIX, SETTINGS, Settings
 
 README = (ROOT / "README.md").read_text()
@@ -42,6 +43,8 @@ def shown(value: object) -> set[str]:
         return {f"{value:,g}", f"{value:,}", f"{value / 1e6:g} M", f"{value / 1e6:g} MB", f"{value / 1e9:g} G"}
     if isinstance(value, list):
         return {"all seven"} if value == SETTINGS.formats else set()
+    if value == str(SHIPPED):
+        return {f"`{SHIPPED.relative_to(ROOT)}`"}
     return {f"`{value}`"}
 
 
@@ -49,6 +52,9 @@ def shown(value: object) -> set[str]:
 def test_the_readme_tells_every_endpoint_with_its_options(path: str) -> None:
     [options] = [options for endpoint, options, _ in rows("endpoint") if endpoint == f"`POST {path}`"]
     endpoint = ENDPOINTS[path]
+    if endpoint.beside:
+        assert f"`min_score` ({endpoint.options.model_fields['min_score'].default:g})" in options
+        return
     if endpoint.task is None:
         assert all(f"`{name}`" in options for name in endpoint.options.model_fields["features"].default)
         return

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from vision.core import device
 from vision.core.images import FORMATS, Format, Limits
+from vision.insights import rules
 from vision.tasks import TASKS
 
 PREFIX = "VISION_"
@@ -49,6 +50,12 @@ def _check_device(value: str) -> str:
         raise ValueError(f"{', '.join(sorted(unknown))} is no task; they are {', '.join(TASKS)}")
     return value
 
+
+def _load_rules(value: Any) -> Any:
+    return rules.load(Path(value)) if isinstance(value, str) else value
+
+
+InsightsRules = Annotated[rules.Rules, NoDecode, BeforeValidator(_load_rules)]
 
 ApiKeys = Annotated[
     dict[str, Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]], NoDecode, BeforeValidator(_split_keys)
@@ -109,6 +116,10 @@ class _Settings(BaseSettings):
 
     cors_origins: Origins = Field(
         [], description="Origins whose pages may call, comma-separated: https://photos.example; * is any."
+    )
+
+    insights_rules: InsightsRules = Field(
+        str(rules.SHIPPED), validate_default=True, description="A file of rules for tips; docs/insights.md explains it."
     )
 
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")

@@ -1,7 +1,7 @@
 """How answers are written: one shape for results, one for errors."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -24,15 +24,16 @@ class Json(Response):
         return to_json(content)
 
 
-def answer(seen: Sequence[Seen | VisionError], flat: bool) -> Response:
+def answer(seen: Sequence[Seen | VisionError], flat: bool, beside: Mapping[str, Any]) -> Response:
     """200 when a picture succeeded; else the status of the first error, which then stands before the results.
 
     flat: the one question's result stands in the picture's result itself, and not under the question's word.
+    beside: what stands beside the results where a picture succeeded.
     """
     results = [_failure(one) if isinstance(one, VisionError) else _result(one, flat) for one in seen]
     failures = [one for one in results if isinstance(one, Failure)]
     if len(failures) < len(results):
-        return Json({"results": results})
+        return Json({**beside, "results": results})
     return _failed(failures[0].error.code, {"error": failures[0].error, "results": results})
 
 
@@ -70,6 +71,8 @@ def _result(seen: Seen, flat: bool) -> dict[str, Any]:
     if flat:
         [result] = results.values()
         return {**dict(result), "size": size, **beside}
+    if seen.quality:
+        beside["quality"] = seen.quality
     return {"size": size, **results, **beside}
 
 

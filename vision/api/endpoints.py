@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from vision.bento import served
 from vision.core.errors import Code, VisionError
-from vision.core.schemas import Failure, Options, PictureResult
+from vision.core.schemas import Failure, Options, PictureResult, Quality
 from vision.core.task import Task
+from vision.insights import rules
+from vision.insights.pictures import DETECTION, HEAD, QUALITY
+from vision.insights.profile import Insights
 from vision.tasks import TASKS
 
 
@@ -43,34 +47,69 @@ class Wanted(NamedTuple):
     model: str | None
     """`name` or `name:version`; None is the task's first model."""
     options: Options
+    head_of: str | None = None
+    """Under which word the objects stand of whose main subject the head is asked about; None is the whole picture."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
     name: str
     summary: str
-    options: type[Options]
+    options: type[Drawable]
     """What a request may choose."""
     result: type[DrawnResult]
     """What it gets for each picture."""
     task: Task | None
     """None asks several."""
+    beside: type[BaseModel] | None = None
+    """What it says of all pictures together, under its name."""
+    least: int = 1
+    """Pictures that it takes, at least."""
 
     def wanted(self, chosen: Any) -> list[Wanted]:
         """Split what a request chose by the models that are asked. Raises VisionError: invalid_option."""
         if self.task:
             return [Wanted(self.task.name, self.task, chosen.model, _of(self.task, chosen))]
+        if self.beside:
+            return list(_signals())
         return list(_features(chosen))
 
 
 def _features(chosen: Any) -> Iterator[Wanted]:
-    for word in dict.fromkeys(chosen.features):
-        name, colon, model = word.partition(":")
-        if name not in TASKS or (colon and not model):
-            known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
-            several = " Repeat `features`, once for each." if "," in word else ""
-            raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} is none; known are {known}.{several}")
-        yield Wanted(word, TASKS[name], model or None, _of(TASKS[name], chosen))
+    words = dict.fromkeys(chosen.features)
+    for word in words:
+        name, model, head = _parts(word)
+        if head and DETECTION not in words:
+            raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} needs {DETECTION!r} beside it.")
+        yield Wanted(word, TASKS[name], model, _of(TASKS[name], chosen), DETECTION if head else None)
+
+
+def _parts(word: str) -> tuple[str, str | None, bool]:
+    """Return the task that a feature means, the model if it names one, and whether it is about the head."""
+    whole = word.removesuffix(HEAD)
+    name, colon, model = whole.partition(":")
+    head = whole != word
+    if name not in TASKS or (colon and not model) or (head and name == DETECTION):
+        known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
+        several = " Repeat `features`, once for each." if "," in word else ""
+        raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} is none; known are {known}.{several}")
+    return name, model or None, head
+
+
+SIGNALS: dict[str, dict[str, Any]] = {
+    "classification": {"top_k": 10, "min_score": rules.LEAST_LABEL},
+    "detection": {"min_score": rules.LEAST_OBJECT},
+}
+"""Options with which insights ask each task, beside its defaults."""
+
+
+def _signals() -> Iterator[Wanted]:
+    """What insights need to know: the default classifier's labels and detector's objects, and what the rules name."""
+    for word in dict.fromkeys((*SIGNALS, *served.rules().features)):
+        if word != QUALITY:
+            name, model, head = _parts(word)
+            options = TASKS[name].options(**SIGNALS.get(name, {}))
+            yield Wanted(word, TASKS[name], model, options, DETECTION if head else None)
 
 
 def _of(task: Task, chosen: Options) -> Options:
@@ -83,7 +122,7 @@ def _endpoint(task: Task) -> Endpoint:
     return Endpoint(
         task.endpoint,
         task.summary,
-        create_model(task.options.__name__, __base__=(OneModel, task.options)),
+        create_model(task.options.__name__, __base__=(OneModel, task.options)),  # type: ignore[arg-type]
         create_model(f"{task.endpoint.title()}Result", __base__=(DrawnResult, task.result)),  # type: ignore[arg-type]
         task,
     )
@@ -105,8 +144,9 @@ def _analyze() -> Endpoint:
         Field(
             min_length=1,
             max_length=32,
-            description=f"What to ask: {', '.join(TASKS)}, each of its first model, or of another as TASK:MODEL.",
-            json_schema_extra={"items": {"type": "string", "pattern": f"^({'|'.join(TASKS)})(:.+)?$"}},
+            description=f"What to ask: {', '.join(TASKS)}, each of its first model, or of another as TASK:MODEL; with "
+            f"{HEAD} behind it about the head of the main subject, the largest person that {DETECTION} finds.",
+            json_schema_extra={"items": {"type": "string", "pattern": f"^({'|'.join(TASKS)})(:[^@]+)?({HEAD})?$"}},
         ),
     ]
     fields: dict[str, Any] = {"features": (features, list(TASKS))}
@@ -121,6 +161,29 @@ def _analyze() -> Endpoint:
     )
 
 
+class InsightsOptions(Drawable):
+    min_score: Annotated[float, Field(ge=rules.LEAST_LABEL, le=1)] = Field(
+        0.3, description="Labels, objects and people that score less do not count; the rules have scores of their own."
+    )
+
+
+class WithQuality(AnyFeature):
+    quality: Quality
+
+
+def _insights() -> Endpoint:
+    results: dict[str, Any] = {name: (TASKS[name].result | Failure | None, None) for name in SIGNALS}
+    return Endpoint(
+        "insights",
+        "Say what the pictures of one profile show together, with evidence, and give tips.",
+        InsightsOptions,
+        create_model("InsightsResult", __base__=WithQuality, **results),
+        None,
+        Insights,
+        2,
+    )
+
+
 def _shared(name: str, tasks: list[Task]) -> tuple[Any, Any]:
     """An option of one task as that task has it; of several, by default each has its own value."""
     first = tasks[0].options.model_fields[name]
@@ -131,6 +194,6 @@ def _shared(name: str, tasks: list[Task]) -> tuple[Any, Any]:
 
 
 ENDPOINTS: dict[str, Endpoint] = {
-    f"/{endpoint.name}": endpoint for endpoint in (*map(_endpoint, TASKS.values()), _analyze())
+    f"/{endpoint.name}": endpoint for endpoint in (*map(_endpoint, TASKS.values()), _analyze(), _insights())
 }
 """By path."""

@@ -40,7 +40,7 @@ def contract() -> tuple[Schema, Schema, Schema]:
     """Return info, paths and schemas: every form of a body, exact results, every error, and our pages."""
     models: list[type[BaseModel]] = [Failure, ListedModel]
     for endpoint in ENDPOINTS.values():
-        models += [endpoint.options, endpoint.result]
+        models += filter(None, (endpoint.options, endpoint.result, endpoint.beside))
     _, definitions = models_json_schema(
         [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -67,8 +67,8 @@ def _json(description: str, schema: Schema) -> Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _request(options: Schema, picture: Schema) -> Schema:
-    images = {**_list_of(picture), "minItems": 1, "maxItems": SETTINGS.max_images, "description": PICTURES}
+def _request(options: Schema, picture: Schema, least: int) -> Schema:
+    images = {**_list_of(picture), "minItems": least, "maxItems": SETTINGS.max_images, "description": PICTURES}
     return {"schema": {**options, "properties": {"images": images, **options["properties"]}, "required": ["images"]}}
 
 
@@ -79,6 +79,8 @@ def _parameters(options: Schema) -> list[Schema]:
 
 def _operation(endpoint: Endpoint, options: Schema) -> Schema:
     results = _list_of({"anyOf": [_ref(endpoint.result.__name__), _ref("Failure")]})
+    beside = {endpoint.name: _ref(endpoint.beside.__name__)} if endpoint.beside else {}
+    alone = endpoint.least == 1
     failed = {**_object(error=_ref("ErrorBody"), results=results), "required": ["error"]}
     return {
         "operationId": endpoint.name,
@@ -90,24 +92,25 @@ def _operation(endpoint: Endpoint, options: Schema) -> Schema:
         "requestBody": {
             "required": True,
             "content": {
-                FORM: _request(options, BYTES),
-                JSON: _request(options, {"type": "string", "contentEncoding": "base64"}),
-                "image/*": {"schema": BYTES},
-                "application/octet-stream": {"schema": BYTES},
+                FORM: _request(options, BYTES, endpoint.least),
+                JSON: _request(options, {"type": "string", "contentEncoding": "base64"}, endpoint.least),
+                **({"image/*": {"schema": BYTES}, "application/octet-stream": {"schema": BYTES}} if alone else {}),
             },
         },
         "responses": {
-            "200": _answer(results),
+            "200": _answer(_object(**beside, results=results), alone),
             **{str(status): _error(status, failed) for status in _error_statuses()},
         },
     }
 
 
-def _answer(results: Schema) -> Schema:
+def _answer(schema: Schema, drawn: bool) -> Schema:
+    """The answer as JSON, and of endpoints that take one picture as that picture, too."""
+    told = "One result a picture, in order; a failed picture has its error there."
+    if not drawn:
+        return _json(told, schema)
     answer = _json(
-        "One result a picture, in order; a failed picture has its error there. Where `Accept` prefers a picture to "
-        "JSON, the one picture with what was seen drawn on it.",
-        _object(results=results),
+        f"{told} Where `Accept` prefers a picture to JSON, the one picture with what was seen drawn on it.", schema
     )
     answer["content"] |= {media_type: {"schema": BYTES} for media_type in get_args(MediaType)}
     return answer

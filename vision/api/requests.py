@@ -19,11 +19,10 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from vision.api.endpoints import Endpoint, Wanted
+from vision.api.endpoints import Drawable, Endpoint, Wanted
 from vision.api.facts import FACTS
 from vision.core.draw import MediaType
 from vision.core.errors import Code, VisionError
-from vision.core.schemas import Options
 from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
@@ -60,15 +59,14 @@ class Asked:
 
     images: list[bytes | VisionError]
     wanted: list[Wanted]
-    render: bool
-    """Each result is to be drawn, beside what it says."""
+    options: Drawable
     picture: MediaType | None
     """The answer itself is to be the one picture, drawn."""
 
 
 def fields(endpoint: Endpoint) -> type[BaseModel]:
     """The fields of an endpoint's request, for documents and generated clients."""
-    images = Field(min_length=1, max_length=SETTINGS.max_images, description="The pictures.")
+    images = Field(min_length=endpoint.least, max_length=SETTINGS.max_images, description="The pictures.")
     return create_model("Fields", __base__=endpoint.options, images=(list[Path], images))
 
 
@@ -76,15 +74,21 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
     """Read a request. Raises VisionError where all of it fails."""
     query = _read_query(request.scope["query_string"])
     images, body = await _read(request)
-    chosen: Any = _validate(endpoint.options, query, body)
+    if len(images) < endpoint.least:
+        raise VisionError(
+            Code.TOO_FEW_IMAGES,
+            f"{len(images)} picture; {endpoint.name} takes at least {endpoint.least}, of one profile.",
+        )
+    options = _validate(endpoint.options, query, body)
     picture = preferred(",".join(request.headers.getlist("accept")))
     if picture and len(images) > 1:
+        alone = "send one, or " if endpoint.least == 1 else ""
         raise VisionError(
             Code.TOO_MANY_IMAGES,
             f"Accept asks for {picture}, which holds one picture, and {len(images)} were sent; "
-            "send one, or accept application/json and set render=true.",
+            f"{alone}accept application/json and set render=true.",
         )
-    return Asked(images, endpoint.wanted(chosen), chosen.render, picture)
+    return Asked(images, endpoint.wanted(options), options, picture)
 
 
 def preferred(accept: str) -> MediaType | None:
@@ -304,7 +308,7 @@ def _kind(value: Any) -> str:
     return "a number"
 
 
-def _validate(options: type[Options], *sources: Mapping[str, Any]) -> Options:
+def _validate(options: type[Drawable], *sources: Mapping[str, Any]) -> Drawable:
     fields: dict[str, Any] = {}
     for source in sources:
         for name, value in source.items():

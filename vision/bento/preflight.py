@@ -18,6 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from vision.bento import store
+from vision.bento.served import rules
 from vision.settings import FOREIGN, PREFIX, SETTINGS
 from vision.tasks import TASKS
 
@@ -129,3 +130,7 @@ def _check_models() -> None:
             if version in seen:
                 raise BentoMLException(f"{setting}: {version} stands there twice.")
             seen.add(version)
+    try:
+        rules()
+    except ValueError as error:
+        raise BentoMLException(str(error)) from error

@@ -12,7 +12,10 @@ from vision.core.look import ServedModel
 from vision.core.queues import Queue
 from vision.core.schemas import Card
 from vision.core.task import Task
-from vision.settings import SETTINGS
+from vision.insights.pictures import HEAD, QUALITY
+from vision.insights.rules import Rules
+from vision.settings import PREFIX, SETTINGS
+from vision.tasks import TASKS
 
 
 @cache  # what is saved later is not what the runners loaded
@@ -43,3 +46,33 @@ def find(models: Sequence[ServedModel], name: str | None) -> ServedModel:
             return model
     known = ", ".join(model.tag for model in models)
     raise VisionError(Code.INVALID_OPTION, f"model: {models[0].task.name} has no {name!r}; it has {known}.")
+
+
+@cache
+def rules() -> Rules:
+    """The rules for tips, less what is only for models that are not served.
+
+    Raises ValueError where a rule needs a model that is not served.
+    """
+    there = SETTINGS.insights_rules
+    if there.sunglasses and there.sunglasses.where_served and not _is_served(there.sunglasses.feature):
+        there = there.without_sunglasses()
+    for feature, needed_by in there.features.items():
+        if not _is_served(feature):
+            known = ", ".join(f"{task}:{card.name}" for task in TASKS for card in cards(task))
+            raise ValueError(
+                f"{PREFIX}INSIGHTS_RULES: {needed_by} needs {feature}, which is not served; served are {known}."
+            )
+    return there
+
+
+def _is_served(feature: str) -> bool:
+    task, _, model = feature.removesuffix(HEAD).partition(":")
+    if feature == QUALITY:
+        return True
+    names = {
+        name
+        for card in (cards(task) if task in TASKS else ())
+        for name in ("", card.name, f"{card.name}:{card.version}")
+    }
+    return model in names

@@ -11,6 +11,7 @@ class Code(StrEnum):
     INVALID_OPTION = "invalid_option"
     MISSING_IMAGE = "missing_image"
     TOO_MANY_IMAGES = "too_many_images"
+    TOO_FEW_IMAGES = "too_few_images"
     NOT_A_FILE = "not_a_file"
     INVALID_BASE64 = "invalid_base64"
     MISSING_KEY = "missing_key"
@@ -47,6 +48,7 @@ KINDS: dict[Code, Kind] = {
     Code.INVALID_OPTION: Kind(400),
     Code.MISSING_IMAGE: Kind(400),
     Code.TOO_MANY_IMAGES: Kind(400),
+    Code.TOO_FEW_IMAGES: Kind(400),
     Code.NOT_A_FILE: Kind(400),
     Code.INVALID_BASE64: Kind(400),
     Code.MISSING_KEY: Kind(401),

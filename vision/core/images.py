@@ -24,6 +24,9 @@ register_heif_opener()  # what phones send, into Pillow
 Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+PIXELS = 1
+"""Raised whenever pixels change on their way to a model, here or in pixels.py: what bulk keeps is stale then."""
+
 ENOUGH = 1280
 """Longer side in pixels from which every model here can be shown what it needs."""
 

@@ -101,6 +101,15 @@ class Size(BaseModel):
     height: int
 
 
+class Quality(BaseModel):
+    """How a picture is as a photograph; core/quality.py has the formulas."""
+
+    brightness: float = Field(description="Mean luma, 0-1.")
+    contrast: float = Field(description="Standard deviation of luma, 0-0.5.")
+    sharpness: float = Field(description="Variance of the Laplacian of luma in levels of 255, 0 or more.")
+    hash: str = Field(pattern="^[0-9a-f]{16}$", description="Perceptual: near copies differ in few of its 64 bits.")
+
+
 Milliseconds = Annotated[
     dict[str, float],
     Field(description="`decode`; for each task run its name (queue and inference); `render`, if asked; `total`."),

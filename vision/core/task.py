@@ -13,6 +13,14 @@ from vision.core.predictor import Predictor
 from vision.core.schemas import Card, Marks, Options
 
 
+def _as_asked(options: Options) -> Options:
+    return options
+
+
+def _whole(result: Any, options: Any) -> Any:
+    return result
+
+
 @dataclass(frozen=True)
 class Task:
     """A kind of question; its endpoint, settings, runner, metrics, documents and `/analyze` feature follow from it."""
@@ -37,3 +45,7 @@ class Task:
     beside: int = 8
     """Pictures that a model takes while it works on a batch: it has some when the batch is done, and a small request
     never waits for all of a large one."""
+    widen: Callable[[Any], Options] = _as_asked
+    """Options -> those whose answer holds what these ask for, and what others would: the ones that bulk keeps."""
+    narrow: Callable[[Any, Any], Any] = _whole
+    """Such an answer, options -> what the model answers when it is asked with these."""

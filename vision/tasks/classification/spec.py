@@ -46,6 +46,18 @@ def load_shrink(folder: Path) -> Shrink:
     return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
 
 
+KEPT_LABELS = 50
+
+
+def widen(options: ClassifyOptions) -> ClassifyOptions:
+    return ClassifyOptions(top_k=max(KEPT_LABELS, options.top_k), min_score=0)
+
+
+def narrow(result: Classification, options: ClassifyOptions) -> Classification:
+    labels = [label for label in result.labels[: options.top_k] if label.score >= options.min_score]
+    return result.model_copy(update={"labels": labels})
+
+
 CLASSIFICATION = Task(
     name="classification",
     endpoint="classify",
@@ -55,5 +67,7 @@ CLASSIFICATION = Task(
     starter="efficientnet-lite0",
     load=load,
     load_shrink=load_shrink,
+    widen=widen,
+    narrow=narrow,
     marks=marks,
 )

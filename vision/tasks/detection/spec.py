@@ -52,6 +52,19 @@ def load_shrink(folder: Path) -> Shrink:
     return detector.load_shrink(folder)
 
 
+KEPT_SCORE, MOST = 0.05, 300
+
+
+def widen(options: DetectOptions) -> DetectOptions:
+    return DetectOptions(min_score=min(KEPT_SCORE, options.min_score), max_detections=MOST)
+
+
+def narrow(result: Detection, options: DetectOptions) -> Detection:
+    names = options.labels
+    kept = [one for one in result.objects if one.score >= options.min_score and (names is None or one.label in names)]
+    return result.model_copy(update={"objects": kept[: options.max_detections]})
+
+
 DETECTION = Task(
     name="detection",
     endpoint="detect",
@@ -61,5 +74,7 @@ DETECTION = Task(
     starter="nanodet-g",
     load=load,
     load_shrink=load_shrink,
+    widen=widen,
+    narrow=narrow,
     marks=marks,
 )

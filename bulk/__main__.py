@@ -1,0 +1,245 @@
+"""Score whole collections of pictures with the models of the store, without HTTP."""
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_origin
+
+from bulk import EndedError, UserError, questions
+from bulk.questions import flag
+from vision.bento import store
+from vision.core import device
+from vision.settings import SETTINGS
+from vision.tasks import TASKS
+
+if TYPE_CHECKING:
+    from bulk.progress import Progress
+    from bulk.run import Run
+
+# Each command imports what it needs itself: --help should wait for nothing.
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    os.environ |= {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    try:
+        store.check_home()
+        code: int = arguments.run(arguments)
+    except UserError as error:
+        return _say(2, f"{arguments.command}: {error}")
+    except EndedError as error:
+        return _say(1, f"{arguments.command}: {error} The same command goes on from here.")
+    except ModuleNotFoundError as error:
+        return _say(2, f"{arguments.command}: {error.name} is not installed; `make score` installs what this needs.")
+    return code
+
+
+def _say(code: int, line: str) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def score(arguments: argparse.Namespace) -> int:
+    from bulk import run
+    from bulk.listing import Columns, listing
+    from bulk.places import place
+    from bulk.progress import Progress, by_kind
+
+    wanted = _wanted(arguments)
+    columns = Columns(arguments.path_column, arguments.id_column, arguments.group_column)
+    out = place(arguments.out)
+    if run.MANIFEST not in out.names():
+        listing(arguments.photos, columns)  # who mistypes it should not wait for models
+    asked = _load(wanted, arguments)
+    cards = {one.wanted.word: one.model.card for one in asked}
+    with out.locked():
+        begun = run.begin(out, arguments.photos, columns, wanted, arguments.format, arguments.shard_rows, cards)
+        if arguments.retry_errors:
+            run.retry_errors(begun)
+        progress = Progress(begun.left())
+        known = _score_here(begun, asked, arguments, progress) if begun.todo() else 0
+    print(
+        f"{progress.pictures:,} pictures in {progress.seconds:,.1f} s, {progress.rate:,.1f}/s; {known:,} known before; "
+        f"{begun.listed.entries:,} in {out.name}, {by_kind(+begun.errors)}"
+    )
+    if not begun.todo():
+        return 0
+    return _say(130, f"{begun.left():,} pictures are not scored yet. The same command goes on from here.")
+
+
+def _load(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> list[questions.Asked]:
+    _keep_memory()
+    loaded = [questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir) for one in wanted]
+    return questions.joined(loaded)
+
+
+def _score_here(
+    begun: "Run", asked: Sequence[questions.Asked], arguments: argparse.Namespace, progress: "Progress"
+) -> int:
+    """Score with models in this process; return how many pictures were known before."""
+    from bulk import cache, run
+    from bulk.score import Scorer
+
+    path = None if arguments.no_cache else arguments.cache or cache.usual()
+
+    async def go() -> int:
+        kept = cache.Cache(path, cache.PIXELS_KEY, [one.key for one in asked]) if path else None
+        scorer = Scorer(asked, kept, SETTINGS.limits(), arguments.stall_seconds)
+        try:
+            with progress:
+                await run.score(begun, scorer, progress)
+        finally:
+            await scorer.close()
+        return scorer.known
+
+    known = asyncio.run(go())
+    begun.finish()
+    return known
+
+
+def insights(arguments: argparse.Namespace) -> int:
+    from bulk import insights
+    from bulk.groups import Results
+
+    results = Results(arguments.results, arguments.by)
+    rows, grouped = results.count()
+    out = arguments.out or arguments.results / f"insights-by-{arguments.by}.parquet"
+    count = insights.write(results, SETTINGS.insights_rules, arguments.min_score, out)
+    print(f"{count:,} groups of {grouped:,} pictures in {out}; {rows - grouped:,} pictures have no {arguments.by}")
+    return 0
+
+
+def impact(arguments: argparse.Namespace) -> int:
+    from bulk import impact, impact_report
+    from bulk.groups import Results
+
+    results = Results(arguments.results, arguments.by)
+    outcomes = impact.read_outcomes(arguments.outcomes, arguments.by, arguments.outcome, arguments.covariates)
+    found = impact.impact(results, SETTINGS.insights_rules, outcomes, arguments.support, arguments.draws)
+    out = arguments.out or arguments.results / f"impact-{arguments.outcome}"
+    out.mkdir(parents=True, exist_ok=True)
+    impact.write(found, out)
+    impact_report.write(found, out)
+    kept = sum(one.survives for one in found.findings)
+    print(
+        f"{kept} of {len(found.findings)} signals go with {found.outcome} in {found.groups:,} groups; "
+        f"{found.without_outcome:,} groups have no {found.outcome}, {found.without_pictures:,} no pictures. "
+        f"{out / 'impact.html'} shows them."
+    )
+    return 0
+
+
+def _device(arguments: argparse.Namespace, task: str) -> str:
+    try:
+        return device.wanted(arguments.device, task)
+    except ValueError as error:
+        raise UserError(f"--device: {error}.") from error
+
+
+def _wanted(arguments: argparse.Namespace) -> list[questions.Wanted]:
+    given = {name: getattr(arguments, name) for name in _option_fields()}
+    options = {name: value for name, value in given.items() if value is not None}
+    models = {task: SETTINGS.models(task)[0] for task in TASKS}
+    features = [word for some in arguments.features or TASKS for word in some.split(",")]
+    return questions.wanted(features, options, models)
+
+
+def _keep_memory() -> None:
+    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it."""
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):  # glibc's
+        mmap_threshold, trim_threshold = -3, -1
+        allocator.mallopt(mmap_threshold, 32 << 20)
+        allocator.mallopt(trim_threshold, 128 << 20)
+
+
+def _option_fields() -> dict[str, Any]:
+    return {name: field for task in TASKS.values() for name, field in task.options.model_fields.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bulk", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("score", help="score a collection; the same command goes on with what was not done")
+    command.set_defaults(run=score)
+    _add_photos(command)
+    command.add_argument("--out", required=True, help="a folder, or an address that fsspec opens: s3://bucket/results")
+    command.add_argument("--format", choices=["parquet", "jsonl"], default="parquet")
+    command.add_argument("--shard-rows", type=_positive, default=1000, help="rows of a file (1000)")
+    command.add_argument("--retry-errors", action="store_true", help="score again what failed and may succeed now")
+    _add_questions(command)
+
+    command = commands.add_parser("insights", help="say what the pictures of each group show together, with tips")
+    command.set_defaults(run=insights)
+    _add_results(command)
+    command.add_argument("--min-score", type=float, default=0.3, help="what scores less does not count (0.3)")
+    command.add_argument("--out", type=Path, help="a Parquet file; by default RESULTS/insights-by-BY.parquet")
+
+    command = commands.add_parser("impact", help="find what goes with an outcome of groups: likes, matches, sales")
+    command.set_defaults(run=impact)
+    _add_results(command)
+    command.add_argument("outcomes", type=Path, help="a CSV with a row a group: its name, the outcome, covariates")
+    command.add_argument("--outcome", required=True, help="the column of numbers that is to be explained")
+    command.add_argument(
+        "--covariates", type=_names, default=[], help="numeric columns that are held equal, by commas, as are pictures"
+    )
+    command.add_argument(
+        "--support", type=_positive, default=20, help="groups with a signal, and without, at least (20)"
+    )
+    command.add_argument("--draws", type=_positive, default=1000, help="of the bootstrap (1000)")
+    command.add_argument("--out", type=Path, help="a folder; by default RESULTS/impact-OUTCOME")
+    return parser
+
+
+def _add_results(command: argparse.ArgumentParser) -> None:
+    command.add_argument("results", type=Path, help="a folder that `score` wrote as Parquet")
+    command.add_argument("--by", default="group", help="the column that groups pictures, also a carried one (group)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _add_photos(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "photos",
+        help="a folder tree; a .txt, .csv, .tsv or .parquet manifest; a WebDataset's .tar; or an address of such",
+    )
+    command.add_argument("--path-column", help="of a manifest; by default path, uri, url, file, filename or image")
+    command.add_argument("--id-column", help="of a manifest; by default id, or else the row's number")
+    command.add_argument("--group-column", help="of a manifest; by default group, if it has one")
+
+
+def _add_questions(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--features", action="extend", nargs="+", help=f"of {', '.join(TASKS)}, or TASK:MODEL; by default all three"
+    )
+    for name, field in _option_fields().items():
+        several = "append" if get_origin(field.annotation) is not None and "list" in str(field.annotation) else "store"
+        command.add_argument(flag(name), action=several, help=field.description)
+    command.add_argument("--device", default=SETTINGS.device, help="auto, cpu, cuda or cuda:1")
+    command.add_argument("--cache", type=Path, help="where answers are kept; by default in ~/.cache/vision")
+    command.add_argument("--no-cache", action="store_true", help="keep none")
+    command.add_argument(
+        "--stall-seconds", type=float, default=60, help="after which a picture's source is taken for gone (60)"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a thread that waits for a share that stalls would never end

@@ -1,0 +1,124 @@
+"""Results of a scored collection, a group at a time, however many there are: sorted on the disk, not in memory."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bulk import UserError
+from vision.core.errors import Code, VisionError
+from vision.core.schemas import Failure, Quality
+from vision.insights.pictures import QUALITY, Picture
+from vision.insights.rules import Rules
+
+MANIFEST = "manifest.json"
+ALWAYS = ("classification", "detection", QUALITY)
+BESIDE = ("id", "uri", "width", "height", "status", "error")
+MEMORY = "1GB"
+"""What sorting takes at most; the rest goes to the disk."""
+ROWS = 2_000
+"""Held at once."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a group: its row's id and address, and what was seen in it."""
+
+    id: str
+    uri: str
+    picture: Picture
+
+
+class Results:
+    """A folder of results that `python -m bulk score` wrote."""
+
+    def __init__(self, folder: Path, by: str) -> None:
+        """`by` names the column that groups pictures, of ours or carried. Raises UserError."""
+        parts = sorted(folder.glob("part-*.parquet"))
+        if not parts:
+            there = "is no folder" if not folder.is_dir() else "holds no part-*.parquet"
+            raise UserError(f"{folder} {there}: name a local folder that `python -m bulk score` wrote as Parquet.")
+        self.folder, self.by = folder, by
+        try:
+            self.schema: pa.Schema = pq.read_schema(parts[0])
+            self.asked: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["asked"]
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} cannot be read: {error}") from error
+        self._by = self._column(by)
+
+    def _column(self, by: str) -> str:
+        carried = self.schema.field("carried").type if "carried" in self.schema.names else pa.struct([])
+        inside = [carried.field(index).name for index in range(carried.num_fields)]
+        if by in inside:
+            return f"carried.{_quoted(by)}"
+        if by in self.schema.names and not pa.types.is_nested(self.schema.field(by).type):
+            return _quoted(by)
+        known = ", ".join(["group", *inside])
+        raise UserError(f"{self.folder} has no column {by!r} to group by; it has {known}.")
+
+    def rules(self, rules: Rules) -> Rules:
+        """Return the rules that these rows can be judged by. Raises UserError where a signal lacks."""
+        sunglasses = rules.sunglasses
+        if sunglasses and sunglasses.where_served and sunglasses.feature not in self.schema.names:
+            rules = rules.without_sunglasses()
+        needed = {**dict.fromkeys(ALWAYS, "every profile"), **rules.features}
+        if lacking := {feature: who for feature, who in needed.items() if feature not in self.schema.names}:
+            features = " ".join({**self.asked["features"], **{name: None for name in lacking if name != QUALITY}})
+            [feature, who], *_ = lacking.items()
+            raise UserError(
+                f"{self.folder} lacks {feature}, which {who} needs. Score again with it, into another folder: "
+                f"python -m bulk score {self.asked['photos']} --features {features} --out OUT"
+            )
+        return rules
+
+    def count(self) -> tuple[int, int]:
+        """Return how many rows there are, and how many of them belong to a group."""
+        query = f"SELECT count(*), count({self._by}) FROM {self._rows()}"  # noqa: S608
+        with duckdb.connect() as connection:
+            found = connection.execute(query).fetchone()
+        rows, grouped = found or (0, 0)
+        return rows, grouped
+
+    def groups(self) -> Iterator[tuple[str, list[Shown]]]:
+        """Yield each group's name and its pictures in their order; groups by name, rows of no group left out."""
+        features = [name for name in self.asked["features"] if name in self.schema.names]
+        columns = ", ".join(map(_quoted, (*BESIDE, QUALITY, *features)))
+        query = (
+            f"SELECT {self._by}::VARCHAR AS _group, {columns} FROM {self._rows()} "  # noqa: S608
+            f"WHERE {self._by} IS NOT NULL ORDER BY 1, filename, file_row_number"
+        )
+        with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
+            connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
+            rows = _each(connection.sql(query).to_arrow_reader(ROWS))
+            for name, some in groupby(rows, key=itemgetter("_group")):
+                yield name, [_shown(row, features) for row in some]
+
+    def _rows(self) -> str:
+        pattern = str(self.folder / "part-*.parquet").replace("'", "''")
+        return f"read_parquet('{pattern}', filename = true, file_row_number = true)"
+
+
+def _each(batches: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _shown(row: dict[str, Any], features: Sequence[str]) -> Shown:
+    if row["status"] != "ok" and not any(row[feature] for feature in features):
+        error = VisionError(Code(row["error"]["code"]), row["error"]["message"])
+        return Shown(row["id"], row["uri"], Picture.failed(Failure.of(error).error))
+    results = {feature: row[feature] for feature in features}
+    quality = Quality.model_construct(**row[QUALITY]) if row[QUALITY] else None
+    return Shown(row["id"], row["uri"], Picture.of((row["width"], row["height"]), results, quality))

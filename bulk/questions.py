@@ -1,0 +1,145 @@
+"""What is asked of each picture: features and options in words, and the models behind them, loaded here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from bulk import UserError
+from bulk.cache import PIXELS_KEY
+from vision.bento import store
+from vision.core import device, engine
+from vision.core.errors import VisionError
+from vision.core.look import MAX_BATCH, ServedModel, in_process
+from vision.core.predictor import Predictor, pick_device, predict_each
+from vision.core.schemas import Item, Options
+from vision.core.task import Task
+from vision.insights.pictures import DETECTION, HEAD
+from vision.tasks import TASKS
+
+GPU_BATCH = 32
+"""As the service's runners do."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A question in words: a feature's word, its task, the saved model that answers, and the options."""
+
+    word: str
+    task: Task
+    tag: str
+    options: Options
+    head_of: str | None = None
+    """The word of the detector's question, where this one is about the head of the main subject."""
+
+    @property
+    def wide(self) -> Options:
+        """The options with which the model is asked: its answer is kept, and narrowed to what is wanted."""
+        return self.task.widen(self.options)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its model loaded. key: all that the answer depends on but the picture."""
+
+    wanted: Wanted
+    model: ServedModel
+    key: str
+
+
+def wanted(features: Sequence[str], options: Mapping[str, Any], models: Mapping[str, str]) -> list[Wanted]:
+    """Read features as /analyze does: `classification`, `classification:dogs`; models: each task's usual one.
+
+    Raises UserError: no such task, model or option.
+    """
+    split = {word: word.removesuffix(HEAD).partition(":") for word in features}
+    known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
+    if wrong := [word for word, (task, colon, name) in split.items() if task not in TASKS or (colon and not name)]:
+        raise UserError(f"--features: {wrong[0]!r} is none; known are {known}.")
+    if heads := [
+        word for word in split if word.endswith(HEAD) and (DETECTION not in split or word.startswith(DETECTION))
+    ]:
+        raise UserError(f"--features: {heads[0]!r} needs {DETECTION} beside it, and another task.")
+    asked = [
+        Wanted(
+            word,
+            TASKS[task],
+            _resolve(name or models[task], TASKS[task]),
+            _options(TASKS[task], options),
+            DETECTION if word.endswith(HEAD) else None,
+        )
+        for word, (task, _, name) in split.items()
+    ]
+    known_options = {name for one in asked for name in type(one.options).model_fields}
+    if unused := options.keys() - known_options:
+        raise UserError(f"{flag(min(unused))} is no option of {', '.join(features)}.")
+    for index, one in enumerate(asked):
+        if same := [other for other in asked[:index] if (other.tag, other.head_of) == (one.tag, one.head_of)]:
+            raise UserError(f"--features: {same[0].word!r} and {one.word!r} mean the same model.")
+    return asked
+
+
+def flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def load(asked: Wanted, where: str, engines: Path | None) -> Asked:
+    """Load a question's model on "auto", "cpu" or a GPU, and try it. Raises UserError."""
+    folder = store.folder(asked.tag)
+    try:
+        card = store.verify(folder)
+        place = pick_device(where)
+        planned = device.planned(place, folder, card, engines)
+        model = asked.task.load(folder, card, planned)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{asked.word}: {asked.tag} cannot be loaded: {error}") from error
+    most = MAX_BATCH if place == "cpu" else GPU_BATCH
+    _try(model, asked, most)
+    runs = _engine(planned, folder)
+    key = f"{PIXELS_KEY} {card.name}:{card.version} {runs} {asked.wide.model_dump_json(exclude_defaults=True)}"
+    return Asked(asked, in_process(asked.task, model, folder, most), key)
+
+
+def joined(asked: Sequence[Asked]) -> list[Asked]:
+    """Let the answer about a head depend on the detector that finds it, too."""
+    keys = {one.wanted.word: one.key for one in asked}
+    return [replace(one, key=f"{one.key} {HEAD} {keys[of]}") if (of := one.wanted.head_of) else one for one in asked]
+
+
+def _try(model: Predictor, asked: Wanted, most: int) -> None:
+    """Predict on grey pictures: what no picture can be asked is told now; a GPU gets ready for its sizes of batches."""
+    grey = np.full((480, 640, 3), 127, np.uint8)
+    [result] = predict_each(model, [Item(grey, (640, 480), asked.options)])
+    if isinstance(result, VisionError):
+        raise UserError(f"{asked.word}: {result.message}")
+    sizes = [2] if most == MAX_BATCH else [2**power for power in range(1, most.bit_length())]
+    for size in sizes:
+        predict_each(model, [Item(grey, (640, 480), asked.wide)] * size)
+
+
+def _engine(planned: device.Device, folder: Path) -> str:
+    """Name what runs a model, with its precision."""
+    if planned.how is not None:
+        return f"torch {planned.how}"
+    return "openvino float32" if engine.has_graph(folder, planned.name) else "torch float32"
+
+
+def _resolve(name: str, task: Task) -> str:
+    tag = store.resolve(name)
+    if tag is None:
+        raise UserError(f"The store has no {name}. `python -m train_and_save starter` saves the starters.")
+    card = store.read_card(store.folder(tag))
+    if card.task != task.name:
+        raise UserError(f"{name} is a model for {card.task}, not for {task.name}.")
+    return tag
+
+
+def _options(task: Task, given: Mapping[str, Any]) -> Options:
+    try:
+        return task.options.model_validate({name: given[name] for name in task.options.model_fields if name in given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(f"{flag(str(problem['loc'][0]))}: {problem['msg']}.") from error
