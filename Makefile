@@ -24,7 +24,8 @@ help:  ## list the words
 serve: install  ## install, save the models (MODELS=starter or hub), serve on 127.0.0.1 (PORT=3000); FULL=1 with PyTorch
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
 	@echo "Serving on http://127.0.0.1:$(PORT) - ready when the log says so. Then try:"
-	@echo "  curl -F images=@$(firstword $(wildcard examples/*.jpg)) http://127.0.0.1:$(PORT)/analyze"
+	@echo "  open http://127.0.0.1:$(PORT) in a browser"
+	@echo "  curl -F images=@examples/photographer.jpg http://127.0.0.1:$(PORT)/analyze"
 	@echo
 	@exec env $$(grep '^VISION_' .venv/models.out) $(BIN)/bentoml serve --host 127.0.0.1 --port $(PORT)
 

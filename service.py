@@ -110,9 +110,13 @@ class Vision:
         facts = FACTS.get()
         facts.images = len(asked.images)
         facts.models = [question.model.tag for question in questions.values()]
-        look_at = partial(self._look, questions=questions, among=facts.images, measures=endpoint.beside is not None)
+        options, beside = asked.options, {}
+        measures = endpoint.beside is not None
+        look_at = partial(self._look, questions=questions, among=facts.images, measures=measures)
         seen = await asyncio.gather(*map(look_at, asked.images))
-        if asked.options.render or asked.picture:
+        if isinstance(options, InsightsOptions):
+            beside = {endpoint.name: profiles.together(seen, options.min_score)}
+        if options.render or asked.picture:
             decode = partial(self._decoders.run, facts.caller)
             media_type = asked.picture or "image/jpeg"
             pairs = zip(asked.images, seen, strict=True)
@@ -121,9 +125,6 @@ class Vision:
             )
         if asked.picture:
             return answers.picture(seen[0], asked.picture)
-        beside = {}
-        if isinstance(asked.options, InsightsOptions):
-            beside = {endpoint.name: profiles.together(seen, asked.options.min_score)}
         return answers.answer(seen, endpoint.task is not None, beside)
 
     def _questions(self, wanted: Sequence[Wanted]) -> dict[str, Question]:

@@ -40,6 +40,15 @@ def test_render_puts_a_picture_beside_each_result(client: httpx.Client, endpoint
         assert other["ms"].keys() - one["ms"].keys() == {"render"}
 
 
+def test_insights_are_drawn_beside_their_results_only(client: httpx.Client) -> None:
+    files = [("images", BUS), ("images", PHOTOS["cat"].read_bytes())]
+    answer = client.post("/insights", files=files, data={"render": "true"}).json()
+    assert answer["insights"]
+    assert all(shown(base64.b64decode(one["rendered"])).format == "JPEG" for one in answer["results"])
+    refused = client.post("/insights", files=files, headers={"accept": "image/jpeg"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_images")
+
+
 @pytest.mark.parametrize("render", [True, "true", 1, "1"])
 def test_render_is_a_yes_or_no_in_every_form_of_a_request(client: httpx.Client, render: Any) -> None:
     text = base64.b64encode(BUS).decode()

@@ -138,6 +138,15 @@ def test_several_are_a_profile(open_page: Open) -> None:
     assert page.locator("#stage-title").inner_text() == "cat.jpg"
 
 
+def test_tips_name_the_pictures_that_they_are_about(open_page: Open) -> None:
+    page = open_page()
+    page.set_input_files("#pick", [PERSON, PERSON, str(ROOT / "examples" / "coffee.jpg")])
+    tip = page.locator(".tip")
+    tip.get_by_text("look nearly the same").wait_for()
+    tip.get_by_role("button", name="2. photographer.jpg").click()
+    assert page.locator("#tiles button").nth(1).get_attribute("aria-current") == "true"
+
+
 def test_which_model_is_asked_shows_in_the_code(open_page: Open) -> None:
     page = open_page()
     page.set_input_files("#pick", PERSON)

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from testkit.photographs import PHOTOS
 from testkit.servers import OFFLINE, ROOT, SERVE, serve
+from vision.api.page import FILES
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def test_it_holds_what_serving_needs_and_no_more(bento: Path) -> None:
     assert {entry.name for entry in bento.iterdir()} == {"README.md", "apis", "bento.yaml", "env", "models", "src"}
     source = {str(file.relative_to(bento / "src")) for file in (bento / "src").rglob("*") if file.is_file()}
     vision = {str(file.relative_to(ROOT)) for file in (ROOT / "vision").rglob("*.*") if file.suffix != ".pyc"}
-    assert source == {"bentofile.yaml", "service.py"} | vision
+    examples = {f"examples/{file.name}" for file in (ROOT / "examples").iterdir()}
+    assert source == {"bentofile.yaml", "service.py"} | vision | examples
 
 
 def test_every_dependency_is_pinned_with_hashes(bento: Path) -> None:
@@ -103,6 +105,8 @@ def test_elsewhere_it_answers_as_the_working_tree_does_here(archive: Path, serve
     save_a_newer_detector(home)
     with serve(home, ["env", "-C", str(tmp_path), *SERVE, "vision:latest"]) as url:
         assert cards(url) == cards(server)
+        for path in FILES:
+            assert httpx.get(url + path).content == httpx.get(server + path).content
         for photo in ("bus", "cat"):
             assert answer(url, photo) == answer(server, photo)
 

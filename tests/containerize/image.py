@@ -22,7 +22,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from testkit.photographs import PHOTOS
-from testkit.servers import ROOT, served
+from testkit.servers import ROOT, SERVE, served
+from vision.api.page import FILES
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 CA = "/etc/ssl/certs/ca-certificates.crt"
@@ -141,7 +142,7 @@ def test_it_has_no_compiler_no_cache_and_no_test_of_ours(image: Image) -> None:
         assert not (image.root / cache).exists()
     assert not list((image.root / "tmp").iterdir())
     source = image.root / STORED / "src"
-    assert {entry.name for entry in source.iterdir()} == {"bentofile.yaml", "service.py", "vision"}
+    assert {entry.name for entry in source.iterdir()} == {"bentofile.yaml", "examples", "service.py", "vision"}
 
 
 def test_without_cuda_it_has_seven_hundred_megabytes_above_its_base(image: Image) -> None:
@@ -159,6 +160,8 @@ def test_read_only_and_without_rights_it_answers_as_the_working_tree_does(
     with served(tmp_path, ["env", "-C", str(tmp_path), "sh", "-c", command]) as running:
         assert ip_address(listens_on(running.url)).is_unspecified
         assert httpx.get(f"{running.url}/readyz").status_code == 200
+        for path in FILES:
+            assert httpx.get(running.url + path).content == httpx.get(server + path).content
         assert httpx.get(f"{running.url}/models").json() == httpx.get(f"{server}/models").json()
         for photo in ("bus", "cat", "coffee"):
             assert_alike(answer(running.url, photo), answer(server, photo))

@@ -72,7 +72,7 @@ def _result(seen: Seen, flat: bool) -> dict[str, Any]:
         [result] = results.values()
         return {**dict(result), "size": size, **beside}
     if seen.quality:
-        results["quality"] = seen.quality
+        beside["quality"] = seen.quality
     return {"size": size, **results, **beside}
 
 

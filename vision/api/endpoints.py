@@ -55,7 +55,7 @@ class Wanted(NamedTuple):
 class Endpoint:
     name: str
     summary: str
-    options: type[Options]
+    options: type[Drawable]
     """What a request may choose."""
     result: type[DrawnResult]
     """What it gets for each picture."""
@@ -122,7 +122,7 @@ def _endpoint(task: Task) -> Endpoint:
     return Endpoint(
         task.endpoint,
         task.summary,
-        create_model(task.options.__name__, __base__=(OneModel, task.options)),
+        create_model(task.options.__name__, __base__=(OneModel, task.options)),  # type: ignore[arg-type]
         create_model(f"{task.endpoint.title()}Result", __base__=(DrawnResult, task.result)),  # type: ignore[arg-type]
         task,
     )

@@ -98,18 +98,19 @@ def _operation(endpoint: Endpoint, options: Schema) -> Schema:
             },
         },
         "responses": {
-            "200": _answer(_object(**beside, results=results), drawable=alone),
+            "200": _answer(_object(**beside, results=results), alone),
             **{str(status): _error(status, failed) for status in _error_statuses()},
         },
     }
 
 
-def _answer(answer: Schema, drawable: bool) -> Schema:
+def _answer(schema: Schema, drawn: bool) -> Schema:
+    """The answer as JSON, and of endpoints that take one picture as that picture, too."""
     told = "One result a picture, in order; a failed picture has its error there."
-    if not drawable:
-        return _json(told, answer)
-    response = _json(
-        f"{told} Where `Accept` prefers a picture to JSON, the one picture with what was seen drawn on it.", answer
+    if not drawn:
+        return _json(told, schema)
+    answer = _json(
+        f"{told} Where `Accept` prefers a picture to JSON, the one picture with what was seen drawn on it.", schema
     )
     response["content"] |= {media_type: {"schema": BYTES} for media_type in get_args(MediaType)}
     return response

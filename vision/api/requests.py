@@ -23,8 +23,6 @@ from vision.api.endpoints import Drawable, Endpoint, Wanted
 from vision.api.facts import FACTS
 from vision.core.draw import MediaType
 from vision.core.errors import Code, VisionError
-from vision.core.images import SIGNATURE
-from vision.core.schemas import Options
 from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
@@ -76,15 +74,16 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
             Code.TOO_FEW_IMAGES,
             f"{len(images)} picture; {endpoint.name} takes at least {endpoint.least}, of one profile.",
         )
-    chosen: Any = _validate(endpoint.options, query, body)
+    options = _validate(endpoint.options, query, body)
     picture = preferred(",".join(request.headers.getlist("accept")))
     if picture and len(images) > 1:
+        alone = "send one, or " if endpoint.least == 1 else ""
         raise VisionError(
             Code.TOO_MANY_IMAGES,
             f"Accept asks for {picture}, which holds one picture, and {len(images)} were sent; "
-            "send one, or accept application/json and set render=true.",
+            f"{alone}accept application/json and set render=true.",
         )
-    return Asked(images, endpoint.wanted(chosen), chosen, picture)
+    return Asked(images, endpoint.wanted(options), options, picture)
 
 
 def preferred(accept: str) -> MediaType | None:
@@ -304,7 +303,7 @@ def _kind(value: Any) -> str:
     return "a number"
 
 
-def _validate(options: type[Options], *sources: Mapping[str, Any]) -> Options:
+def _validate(options: type[Drawable], *sources: Mapping[str, Any]) -> Drawable:
     fields: dict[str, Any] = {}
     for source in sources:
         for name, value in source.items():

@@ -68,7 +68,7 @@ async def drawn(
     marks = [
         questions[word].model.task.marks(result)
         for word, result in seen.results.items()
-        if not isinstance(result, VisionError) and questions[word].head_of is None  # it is not of the whole picture
+        if not isinstance(result, VisionError) and not questions[word].head_of
     ]
     try:
         rendered = await decode(image, partial(_encoded, marks, media_type))

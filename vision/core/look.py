@@ -72,7 +72,7 @@ class Seen:
     size: (width, height) of the oriented original. results: one a question, in the questions' order and under their
     words; none for a question about a head where nobody is seen. ms: milliseconds of `decode`, of each question (its
     queue and inference), and `total`. quality: if it was asked for. rendered: a JPEG or PNG of the picture with the
-    results drawn on it, where that was asked (draw.py).
+    results drawn on it, if that was asked for (draw.py).
     """
 
     size: tuple[int, int]

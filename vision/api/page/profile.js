@@ -42,7 +42,8 @@ function tipsOf(photos, select) {
   const { tips = [], near_duplicates: same = [] } = told.insights;
   const lines = tips.map((tip) => make("li", { class: `tip ${tip.severity}` },
     make("strong", {}, tip.severity), ` ${tip.text} `, ...links(tip.pictures || [], told.photos, select)));
-  for (const group of same) lines.push(make("li", { class: "tip" }, "These look the same: ", ...links(group, told.photos, select)));
+  const untold = same.filter((group) => !tips.some((tip) => group.every((index) => (tip.pictures || []).includes(index))));
+  for (const group of untold) lines.push(make("li", { class: "tip" }, "These look the same: ", ...links(group, told.photos, select)));
   const part = told.photos.length < photos.length ? ` of the first ${told.photos.length} pictures` : "";
   if (!lines.length) return [make("p", {}, `No tip${part}: nothing here is what the rules speak of.`)];
   return [make("h3", {}, `Tips${part}`), make("ul", { class: "tips" }, ...lines)];
@@ -50,7 +51,7 @@ function tipsOf(photos, select) {
 
 function links(indices, photos, select) {
   return indices.filter((index) => photos[index]).map((index) =>
-    make("button", { type: "button", class: "link", onclick: () => select(photos[index]) }, photos[index].name));
+    make("button", { type: "button", class: "link", onclick: () => select(photos[index]) }, `${index + 1}. ${photos[index].name}`));
 }
 
 /** Ask for the tips of all pictures that were answered, once for the same pictures. */

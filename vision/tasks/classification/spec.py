@@ -61,7 +61,7 @@ CLASSIFICATION = Task(
     starter="efficientnet-lite0",
     load=load,
     load_shrink=load_shrink,
-    marks=marks,
     widen=widen,
     narrow=narrow,
+    marks=marks,
 )

@@ -74,7 +74,7 @@ DETECTION = Task(
     starter="nanodet-g",
     load=load,
     load_shrink=load_shrink,
-    marks=marks,
     widen=widen,
     narrow=narrow,
+    marks=marks,
 )
