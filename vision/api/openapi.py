@@ -112,8 +112,8 @@ def _answer(schema: Schema, drawn: bool) -> Schema:
     answer = _json(
         f"{told} Where `Accept` prefers a picture to JSON, the one picture with what was seen drawn on it.", schema
     )
-    response["content"] |= {media_type: {"schema": BYTES} for media_type in get_args(MediaType)}
-    return response
+    answer["content"] |= {media_type: {"schema": BYTES} for media_type in get_args(MediaType)}
+    return answer
 
 
 def _error_statuses() -> list[int]:

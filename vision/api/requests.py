@@ -23,6 +23,7 @@ from vision.api.endpoints import Drawable, Endpoint, Wanted
 from vision.api.facts import FACTS
 from vision.core.draw import MediaType
 from vision.core.errors import Code, VisionError
+from vision.core.images import SIGNATURE
 from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
