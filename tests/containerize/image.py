@@ -22,7 +22,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from testkit.photographs import PHOTOS
-from testkit.servers import ROOT, SERVE, served
+from testkit.servers import ROOT, served
 from vision.api.page import FILES
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
