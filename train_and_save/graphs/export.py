@@ -238,9 +238,28 @@ def _detr(folder: Path) -> dict[str, float]:
     if network.preprocess(picture(48, 64)).keys() != {"pixel_values"}:
         raise ValueError("its inputs have masks, and a graph takes none.")
     shape = _shape(lambda grey: network.preprocess(grey)["pixel_values"])
-    around = {"labels": network.labels, **_ways_to_answer(network.processor, QueriesAlone(network.model), shape)}
-    _write_steps(folder, network.processor, lambda pictures: network.preprocess(pictures[0])["pixel_values"], around)
+
+    def preprocess(pictures: list[Pixels]) -> torch.Tensor:
+        return network.preprocess(pictures[0])["pixel_values"]
+
+    around: dict[str, Any] = {"labels": network.labels}
+    if _same_to_the_level(network.processor, preprocess):
+        around |= _ways_to_answer(network.processor, QueriesAlone(network.model), shape)
+    _write_steps(folder, network.processor, preprocess, around)
     return _add_graph(folder, QueriesAlone(network.model), _noise(*shape))
+
+
+def _same_to_the_level(processor: Any, theirs: Callable[[list[Pixels]], torch.Tensor]) -> bool:
+    """Whether detr_graph.preprocess() makes the very pixels that a processor makes, of noise of several shapes."""
+    found = _steps(processor)
+    if found is None or found["resample"] != "BILINEAR" or found["crop"]:
+        return False
+    steps = Steps(**found)
+    shapes = ((480, 640), (1000, 751), (100, 80), (3, 7), (1, 1))
+    return all(
+        np.abs(detr_graph.preprocess(steps, [one]) - theirs([one]).numpy()).max() <= TOLERANCE
+        for one in (picture(*shape) for shape in shapes)
+    )
 
 
 def _ways_to_answer(processor: Any, module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:

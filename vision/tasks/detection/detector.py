@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from vision.core import images
 from vision.core.device import Device
-from vision.core.engine import GRAPH_CONFIG
 from vision.core.errors import Code, VisionError
-from vision.core.pixels import Shrink, Steps
+from vision.core.pixels import Shrink
 from vision.core.schemas import Card, Item, Model, Pixels
 from vision.tasks.detection.boxes import Found, fit
 from vision.tasks.detection.spec import DetectedObject, Detection, DetectOptions
@@ -60,7 +59,7 @@ def load_shrink(folder: Path) -> Shrink:
         case "yolo":
             side = config["side"]
         case _:
-            return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
+            return images.shrink
     return lambda picture: fit(np.asarray(picture), side) if max(picture.size) > side else np.asarray(picture)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from vision.core import engine
 from vision.core.engine import GRAPH_CONFIG, Floats
-from vision.core.pixels import Steps
+from vision.core.pixels import Steps, normalize
 from vision.core.schemas import Pixels
 from vision.tasks.detection.boxes import Found
+from vision.tasks.detection.resize import resize
 
 Scores = Literal["sigmoid", "softmax"]
 """Each label is scored for itself, and a query may have several; or a query has one label, or, the last, none."""
@@ -25,11 +26,11 @@ class GraphDetr:
         self.labels: list[str] = config["labels"]
         self.scores: Scores = config["scores"]
         self.most: int = config["most"]
-        self.preprocess = Steps.load(folder)
+        self.steps = Steps.load(folder)
         self.engine = engine.openvino(folder)
 
     def find(self, pictures: Sequence[Pixels], min_score: float) -> list[Found]:
-        logits, boxes = self.engine(self.preprocess(pictures))
+        logits, boxes = self.engine(preprocess(self.steps, pictures))
         return [found(*row, self.scores, self.most, min_score) for row in zip(logits, boxes, strict=True)]
 
 
@@ -37,6 +38,12 @@ def is_saved(folder: Path, device: str) -> bool:
     """Whether a model has all that GraphDetr needs."""
     file = folder / GRAPH_CONFIG
     return engine.has_graph(folder, device) and file.is_file() and "scores" in json.loads(file.read_text())
+
+
+def preprocess(steps: Steps, pictures: Sequence[Pixels]) -> Floats:
+    """Return what the network takes, (B, 3, H, W), as transformers' processors for torchvision make it."""
+    mean, std = np.array([steps.mean, steps.std], np.float32) * 255
+    return normalize(np.stack([resize(pixels, *steps.size) for pixels in pictures]), mean, std)
 
 
 def found(logits: Floats, boxes: Floats, scores: Scores, most: int, min_score: float) -> Found:
