@@ -74,7 +74,7 @@ def score(arguments: argparse.Namespace) -> int:
 
 
 def _load(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> list[questions.Asked]:
-    _keep_memory()
+    prepare_process()
     loaded = [questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir) for one in wanted]
     return questions.joined(loaded)
 
@@ -150,8 +150,14 @@ def _wanted(arguments: argparse.Namespace) -> list[questions.Wanted]:
     return questions.wanted(features, options, models)
 
 
-def _keep_memory() -> None:
-    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it."""
+def prepare_process() -> None:
+    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it.
+
+    OpenCV's own threads would wait for each other, spinning, beside a thread a core that decodes.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # glibc's
         mmap_threshold, trim_threshold = -3, -1
