@@ -216,7 +216,7 @@ def sentence(
         return f"{text}Among so many signals, chance alone makes differences like this: conclude nothing."
     way = "for" if effect >= 0 else "against"
     return (
-        f"{text}They go together; that one makes the other is not shown, since groups with it may differ in other ways. "
+        f"{text}They go together; that one makes the other is not shown: groups with it may differ in other ways. "
         f"To find out, give a tip {way} it to half of the {reach:,} groups that it would reach, drawn by lot; "
         f"then compare {outcomes.name}."
     )
