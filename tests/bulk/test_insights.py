@@ -64,7 +64,7 @@ def test_impact_leaves_a_page_and_tables(home: Path, tmp_path: Path) -> None:
     likes.write_text("group,likes\n" + "".join(f"g{one},{one % 2 + one / 1000}\n" for one in range(90)))
     run = bulk(home, "impact", folder, likes, "--by", "group", "--outcome", "likes", "--draws", "100")
     assert run.returncode == 0, run.stderr
-    assert "of 1 signals go with likes in 90 groups; 10 groups have no likes, 0 no pictures" in run.stdout
+    assert "1 of 1 signals go with likes in 90 groups; 10 groups have no likes, 0 no pictures" in run.stdout
     assert {file.name for file in (folder / "impact-likes").iterdir()} == {
         "impact.csv",
         "impact.html",
