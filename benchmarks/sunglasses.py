@@ -51,9 +51,7 @@ def main() -> None:
     seen = asyncio.run(look_at([folder / name for name, _ in named]))
 
     print(f"{len(worn)} photographs, {worn.sum()} with sunglasses; 95 % intervals of Wilson")
-    scores = {
-        word: np.array([sum(one[word].get(label, 0) for label in shipped.labels) for one in seen]) for word in seen[0]
-    }
+    scores = {word: np.array([together(one[word], shipped.labels) for one in seen]) for word in seen[0]}
     both = np.maximum(scores[WHOLE], scores[HEAD])
     measured: dict[str, Callable[[Flags], Floats]] = {
         "whole picture": lambda _: scores[WHOLE],
@@ -96,6 +94,11 @@ async def look_at(photographs: Sequence[Path]) -> list[dict[str, dict[str, float
 def served(task: str) -> ServedModel:
     folder = store.folder(TASKS[task].starter)
     return in_process(TASKS[task], TASKS[task].load(folder, store.read_card(folder), CPU), folder)
+
+
+def together(scores: Mapping[str, float], labels: Sequence[str]) -> float:
+    """Return the sum of some labels' scores; what scores too little is in no row."""
+    return sum(scores[label] for label in labels if scores.get(label, 0) >= rules.LEAST_LABEL)
 
 
 def as_logs(scores: Sequence[Mapping[str, float]]) -> Floats:

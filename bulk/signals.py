@@ -147,9 +147,11 @@ def table(collected: Signals, rows: NDArray[np.int64], support: int) -> Table:
 
     for (feature, label), values in collected.shares.items():
         share = _column(values, rows, kept, 0)
-        for kind, has in (("any", share > 0), ("all", share >= 1)):
-            if support <= has.sum() <= kept - support:
-                put(feature, label, kind, has.astype(float))  # type: ignore[arg-type]
+        shown, throughout = share > 0, share >= 1
+        if support <= shown.sum() <= kept - support:
+            put(feature, label, "any", shown.astype(float))
+        if support <= throughout.sum() <= kept - support and (throughout != shown).any():
+            put(feature, label, "all", throughout.astype(float))
         between = ((share > 0) & (share < 1)).sum()
         if support <= between and share[share > 0].std() > 1e-6:  # else it says what `any` says
             put(feature, label, "share", share)
