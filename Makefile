@@ -43,7 +43,7 @@ image-cpu:  ## the same for machines without a GPU, a third as large: vision:cpu
 
 test: .venv/dev.stamp lint  ## lint, types and every test; how much of the code they ran, in all processes
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

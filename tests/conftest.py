@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from testkit.photographs import SHARED
 from testkit.servers import OFFLINE, ROOT, Served, served
@@ -29,11 +31,19 @@ def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BENTOML_HOME with the starters in its model store, saved by the command that users call."""
+def home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A BENTOML_HOME with the starters in its model store, saved once by the command that users call.
+
+    Each of xdist's processes has a copy: servers of two must not share one.
+    """
+    own = tmp_path_factory.getbasetemp()
+    saved = (own if worker_id == "master" else own.parent) / "starters"
+    with FileLock(saved.with_suffix(".lock")):
+        if not saved.exists():
+            environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(saved)}
+            subprocess.run([sys.executable, "-m", "train_and_save", "starter"], cwd=ROOT, env=environment, check=True)
     home = tmp_path_factory.mktemp("bentoml")
-    environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "train_and_save", "starter"], cwd=ROOT, env=environment, check=True)
+    shutil.copytree(saved, home, dirs_exist_ok=True)
     return home
 
 

@@ -55,7 +55,7 @@ def train(run: Run) -> Trained:
         (model.encoder if paired else model.vision_model).requires_grad_(False)
     ends = _ends(model, paired)
     pictures: dict[str, Dataset[Any]] = {
-        part: Sentences(parts[part], processor, tokenizer, ends, part == "train") for part in ("train", "choose")
+        part: CaptionDataset(parts[part], processor, tokenizer, ends, part == "train") for part in ("train", "choose")
     }
     model = fine_tune(run, model, pictures, RATE, collate=Collate(tokenizer.unk_token_id, paired))
     out = run.folder / "model"
@@ -105,7 +105,7 @@ def _ends(model: Any, paired: bool) -> tuple[int, int]:
     return start, end[0] if isinstance(end, list) else end
 
 
-class Sentences(Dataset[dict[str, Tensor]]):
+class CaptionDataset(Dataset[dict[str, Tensor]]):
     """A picture and one of its sentences as token ids between the model's own start and end."""
 
     def __init__(

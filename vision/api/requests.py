@@ -23,6 +23,7 @@ from vision.api.endpoints import Drawable, Endpoint, Wanted
 from vision.api.facts import FACTS
 from vision.core.draw import MediaType
 from vision.core.errors import Code, VisionError
+from vision.core.images import SIGNATURE
 from vision.settings import SETTINGS
 
 LIST_OPTIONS = ("features", "labels")
@@ -40,11 +41,6 @@ MAX_COMMAS = 1_000
 
 MAX_PARAMETERS = 1_000
 """In a query string, as parts in a form."""
-
-# How the formats begin; the bytes of a picture that was not told to be one are recognised by it.
-_PICTURE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|....ftyp(?:avi|hei|hev|mif|msf)", re.DOTALL
-)
 
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _DATA_URL = re.compile(r"\s*data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
@@ -158,7 +154,7 @@ def _unsupported() -> VisionError:
 
 async def _read_picture(request: Request, media_type: str) -> bytes:
     body = await request.body()
-    if _is_picture(media_type) or _PICTURE.match(body):
+    if _is_picture(media_type) or SIGNATURE.match(body):
         return body
     raise _unsupported()
 
@@ -220,10 +216,10 @@ async def _read_form(request: Request) -> tuple[list[bytes | VisionError], dict[
 async def _file(name: str, part: UploadFile | str) -> bytes | VisionError:
     data = await part.read() if isinstance(part, UploadFile) else part.encode()
     told = isinstance(part, UploadFile) and (part.filename or _is_picture(_media_type(part.content_type)))
-    if told or _PICTURE.match(data):
+    if told or SIGNATURE.match(data):
         return data
     decoded = await asyncio.to_thread(_base64, data.decode("latin-1"))
-    if isinstance(decoded, bytes) and _PICTURE.match(decoded):
+    if isinstance(decoded, bytes) and SIGNATURE.match(decoded):
         return VisionError(Code.NOT_A_FILE, f'`{name}` holds base64, which goes into JSON: {{"images": ["…"]}}.')
     return VisionError(Code.NOT_A_FILE, f"`{name}` holds text; send a file (curl: -F images=@photo.jpg).")
 
@@ -290,7 +286,7 @@ def _base64(text: Any) -> bytes | VisionError:
         data = base64.b64decode(data if whole else data + b"=" * (-len(data) % 4), validate=True)
     except ValueError:
         return _no_base64("this is something else, or was cut")
-    if whole or _PICTURE.match(data):
+    if whole or SIGNATURE.match(data):
         return data
     return _no_base64("this is something else, or was cut")  # a path may read as base64 whose padding was left out
 

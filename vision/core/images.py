@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -41,10 +42,12 @@ SECONDS_A_PIXEL = 8e-9
 OTHERS, RUN_LENGTHS, SCAN = 4, 60, 0.3
 """How many times that other formats and run-length BMPs take; what each further scan of a JPEG adds."""
 
-# The first bytes of the formats above: tells a broken picture from a file of another kind.
 _PNG = b"\x89PNG\r\n\x1a\n"
-_SIGNATURES = (b"\xff\xd8\xff", _PNG, b"RIFF", b"GIF87a", b"GIF89a", b"BM")
-_BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
+
+SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|....ftyp(?:avi|hei|hev|mif|msf)", re.DOTALL
+)
+"""How the formats above begin: tells a picture, broken or not, from a file of another kind."""
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +203,7 @@ def _identify(data: bytes, formats: Sequence[Format]) -> ImageFile:
     except UnidentifiedImageError as error:
         if (kept := _without_broken_chunks(data)) != data:
             return _identify(kept, formats)
-        if data.startswith(_SIGNATURES) or data[4:12] in _BRANDS:
+        if SIGNATURE.match(data):
             raise VisionError(
                 Code.UNDECODABLE_IMAGE, "The picture's header is broken; send it again in full."
             ) from error

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
+from vision.core import images
 from vision.core.engine import GRAPH_CONFIG, Floats
 from vision.core.schemas import Pixels
 
@@ -75,6 +76,11 @@ class Steps(BaseModel):
             return self.resize
         short = min(picture.size)
         return int(self.resize * picture.height / short), int(self.resize * picture.width / short)
+
+
+def load_shrink(folder: Path) -> Shrink:
+    """Return the Shrink of a model with a graph; of one without, the general one."""
+    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
 
 
 def _kept(side: int, resized: int, crop: int) -> tuple[float, float]:

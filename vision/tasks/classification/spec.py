@@ -5,10 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from vision.core import images
 from vision.core.device import Device
-from vision.core.engine import GRAPH_CONFIG
-from vision.core.pixels import Shrink, Steps
+from vision.core.pixels import load_shrink
 from vision.core.predictor import Predictor
 from vision.core.schemas import Card, Marks, MinScore, Model, Options
 from vision.core.task import Task
@@ -40,10 +38,6 @@ def load(folder: Path, card: Card, device: Device) -> Predictor:
     from vision.tasks.classification.classifier import Classifier
 
     return Classifier(folder, card, device)
-
-
-def load_shrink(folder: Path) -> Shrink:
-    return Steps.load(folder).shrink if (folder / GRAPH_CONFIG).is_file() else images.shrink
 
 
 KEPT_LABELS = 50
