@@ -206,6 +206,7 @@ def test_names_and_labels_are_only_ever_text(open_page: Open) -> None:
         "classification": {"labels": [{"label": evil, "score": 0.9}], "model": model},
         "captioning": {"caption": evil, "model": model},
         "detection": {"objects": [found], "model": model},
+        "reading": {"text": evil, "model": model},
         "ms": {"total": 1},
     }
     page.route("**/analyze", lambda route: route.fulfill(json={"results": [result]}))
@@ -218,6 +219,7 @@ def test_names_and_labels_are_only_ever_text(open_page: Open) -> None:
         page.locator("#frame img").wait_for()
         assert page.locator("#stage-title").text_content() == name
         assert page.locator("#caption .sentence").text_content() == evil
+        assert json.loads(page.locator("#others pre").inner_text()) == {"text": evil}
         for tab in ("JSON", "curl", "Python", "JavaScript"):
             page.get_by_role("tab", name=tab, exact=True).click()
         assert page.locator("script").count() == scripts

@@ -74,7 +74,7 @@ def test_labels_hide_no_better_label() -> None:
 HOSTILE = ["", " ", "\n\r\t\0", "x" * 10_000, "<b>&amp;</b>", "\u202eabc", "猫", "😀" * 300, "\ud800", "a\nb"]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_any_text_can_be_drawn(text: str) -> None:
     canvas = draw(grey(300, 200), [Marks([(text, 0.5, (0, 0, 1, 1))], [text, f"{text} {text}"])])
     assert canvas.width == 640

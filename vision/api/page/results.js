@@ -13,6 +13,7 @@ export function showResult(photo) {
   fill(find("classes"), ...classes.flatMap(barsOf));
   show(find("objects"), parts.some((part) => "objects" in part));
   find("object-list").replaceChildren(...objectsOf(photo.result).map(rowOf));
+  showOthers(photo.result || {});
   find("results").classList.toggle("busy", !photo.result && !photo.error);
   find("timing").textContent = photo.result ? timing(photo.result, parts) : "";
 }
@@ -39,6 +40,17 @@ function rowOf(found, index) {
     title: `from ${x1}, ${y1} to ${x2}, ${y2} pixels` },
     swatch, make("span", { class: "label" }, found.label), make("span", { class: "score" }, percent(found.score)));
   return make("li", { "data-object": index }, row);
+}
+
+const KNOWN = ["caption", "labels", "objects", "error"];
+
+/** What tasks say that this page does not know, as they say it. */
+function showOthers(result) {
+  const others = Object.entries(result).filter(([, part]) => part && part.model && !KNOWN.some((name) => name in part));
+  show(find("others"), others.length > 0);
+  find("others").replaceChildren(...others.flatMap(([word, { model, ...said }]) => [
+    make("h2", {}, word), make("pre", { tabindex: "0" }, JSON.stringify(said, null, 2)),
+  ]));
 }
 
 function timing(result, parts) {
