@@ -37,7 +37,10 @@ def choose(folder: Path) -> dict[str, float]:
         runs: dict[str, Callable[[], Any]]
         if (folder / DECODER_GRAPH).is_file():
             pictures, options = noise_pictures(), CaptionOptions()
-            writers = {OPENVINO: GraphWriter(folder), OPENVINO_STREAMS: StreamsWriter(marked)}
+            writers: dict[str, GraphWriter | StreamsWriter] = {
+                OPENVINO: GraphWriter(folder),
+                OPENVINO_STREAMS: StreamsWriter(marked),
+            }
             runs = {name: partial(writer.write, pictures, options) for name, writer in writers.items()}
         else:
             [shape] = [part.partial_shape for part in engine.read(folder / engine.GRAPH).inputs]
