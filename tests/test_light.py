@@ -33,7 +33,7 @@ def starters(light_install: Path, empty: Path) -> Iterator[Served]:
 
 def run(light_install: Path, home: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home), **settings}
-    command = [light_install / "python", "-m", "train_and_save", *arguments]
+    command = [str(light_install / "python"), "-m", "train_and_save", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -75,7 +75,7 @@ def test_a_command_that_needs_more_says_so_in_one_line(light_install: Path, empt
 @pytest.mark.usefixtures("starters")
 def test_a_gpu_needs_the_full_install(light_install: Path, empty: Path) -> None:
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(empty), "VISION_DEVICE": "cuda"}
-    command = [light_install / "bentoml", "serve", "--port", str(free_port())]
+    command = [str(light_install / "bentoml"), "serve", "--port", str(free_port())]
     refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert "VISION_DEVICE=cuda: PyTorch is not installed; `make serve FULL=1` installs it" in refused.stderr

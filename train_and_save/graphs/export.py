@@ -270,14 +270,14 @@ def _ways_to_answer(processor: Any, module: nn.Module, shape: tuple[int, ...]) -
     logits = torch.linspace(-4, 4, logits.numel())[torch.randperm(logits.numel(), generator=_seeded())].view_as(logits)
     [expected] = processor.post_process_object_detection(Queries(logits, boxes.sigmoid()), threshold=0.0)
     order = expected["scores"].argsort(descending=True, stable=True)
+    wanted: list[NDArray[Any]] = [expected[name][order].numpy() for name in ("scores", "labels", "boxes")]
+    wanted[2] = wanted[2].clip(0, 1)
     queries = logits.shape[1]
     ways: list[tuple[detr_graph.Scores, int]] = [("sigmoid", queries), ("sigmoid", 100), ("softmax", queries)]
     for scores, most in ways:
-        found = detr_graph.found(logits[0].numpy(), boxes[0].sigmoid().numpy(), scores, most, 0.0)
-        parts = [expected[name][order].numpy() for name in ("scores", "labels", "boxes")]
-        if all(one.shape == other.shape for one, other in zip(found, parts, strict=True)) and (
-            _difference(found, [*parts[:2], parts[2].clip(0, 1)]) <= TOLERANCE
-        ):
+        answer = detr_graph.found(logits[0].numpy(), boxes[0].sigmoid().numpy(), scores, most, 0.0)
+        found: list[NDArray[Any]] = [answer.scores, answer.classes, answer.boxes]
+        if len(found[0]) == len(wanted[0]) and _difference(found, wanted) <= TOLERANCE:
             return {"scores": scores, "most": most}
     return {}
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from vision.core import engine
+from vision.core.engine import Engine
 from vision.core.schemas import Pixels
-from vision.tasks.captioning.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter
+from vision.tasks.captioning.captioner import DECODER_GRAPH, GraphWriter, StreamsWriter, Writer
 from vision.tasks.captioning.spec import CaptionOptions
 
 EAGER, OPENVINO, OPENVINO_STREAMS = "pytorch eager", "openvino float32", "openvino float32, streams"
@@ -37,13 +38,13 @@ def choose(folder: Path) -> dict[str, float]:
         runs: dict[str, Callable[[], Any]]
         if (folder / DECODER_GRAPH).is_file():
             pictures, options = noise_pictures(), CaptionOptions()
-            writers = {OPENVINO: GraphWriter(folder), OPENVINO_STREAMS: StreamsWriter(marked)}
+            writers: dict[str, Writer] = {OPENVINO: GraphWriter(folder), OPENVINO_STREAMS: StreamsWriter(marked)}
             runs = {name: partial(writer.write, pictures, options) for name, writer in writers.items()}
         else:
             [shape] = [part.partial_shape for part in engine.read(folder / engine.GRAPH).inputs]
             sides = [side.get_length() for side in list(shape)[1:]]
             noise = np.random.default_rng(0).uniform(-1, 1, (BATCH, *sides)).astype(np.float32)
-            engines = {OPENVINO: engine.openvino(folder), OPENVINO_STREAMS: engine.openvino(marked)}
+            engines: dict[str, Engine] = {OPENVINO: engine.openvino(folder), OPENVINO_STREAMS: engine.openvino(marked)}
             runs = {name: partial(one, noise) for name, one in engines.items()}
         found = paces(runs, FIRST_SECONDS)
         keep_fastest(found, folder, marked, folder)
