@@ -108,6 +108,7 @@ class Remote:
             return []
 
     def read(self, name: str) -> Any:
+        self._system.invalidate_cache()  # it may have been written anew since it was listed
         return self._system.open(f"{self._root}/{name}", "rb")
 
     def write(self, name: str, data: bytes) -> None:

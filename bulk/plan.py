@@ -38,8 +38,9 @@ class Plan:
 
     def told(self, machines: Sequence[int], machine_hour: float | None) -> str:
         low, high = _wilson(self.failed, self.sampled)
+        gigabytes = self.pictures * self.mean_bytes / 1e9
         lines = [
-            f"{self.pictures:,} pictures, {self.pictures * self.mean_bytes / 1e9:,.2f} GB; {self.sampled:,} scored",
+            f"{self.pictures:,} pictures, {gigabytes:,.2f} GB; {self.sampled:,} were scored",
             f"{self.failed / self.sampled:.1%} fail ({low:.1%} to {high:.1%}); {self.unread:,} of these cannot be read",
             f"{self.copies:,} of the sample are copies of others in it",
             f"{self.rate:,.1f} pictures/s on this machine ({self.low:,.1f} to {self.high:,.1f})",
