@@ -143,8 +143,7 @@ def test_the_service_answers_as_the_reference_libraries(served: tuple[tuple[str 
             answer = post(url, "/caption", data, num_beams=1, max_new_tokens=12)
             assert answer["caption"] == caption
             assert answer["score"] == pytest.approx(score, abs=1e-4)
-        # Pillow resizes for RT-DETR, in place of torchvision: some pixels differ by a level.
-        assert_same_objects(url, root / detector, data, score=0.01 if detector == RT_DETR else 1e-3)
+        assert_same_objects(url, root / detector, data)
     if classifier is not None:
         cards = {card["task"]: card for card in httpx.get(f"{url}/models").json()["models"]}
         assert cards["classification"]["source"] == f"{classifier} at {hub.COMMIT[:12]}"
@@ -208,8 +207,8 @@ def reference_objects(path: Path, data: bytes) -> list[tuple[str, float, list[fl
     return sorted(found, key=lambda item: -item[1])
 
 
-def assert_same_objects(url: str, path: Path, data: bytes, *, score: float = 1e-3, **options: str) -> None:
-    """At a threshold in the widest gap between scores, so that none lies on it; scores may differ by `score`."""
+def assert_same_objects(url: str, path: Path, data: bytes, **options: str) -> None:
+    """At a threshold in the widest gap between scores, so that none lies on it."""
     reference = reference_objects(path, data)
     scores = [score for _, score, _ in reference[:40]]
     gap = max(range(5, len(scores) - 1), key=lambda i: scores[i] - scores[i + 1])
@@ -218,11 +217,11 @@ def assert_same_objects(url: str, path: Path, data: bytes, *, score: float = 1e-
     result = post(url, "/detect", data, **options)
     assert len(result["objects"]) == len(expected)
     remaining = list(result["objects"])
-    for label, confidence, box in expected:
+    for label, score, box in expected:
         match = min(remaining, key=lambda item: (item["label"] != label, distance(item["box"], box)))
         remaining.remove(match)
         assert match["label"] == label
-        assert match["score"] == pytest.approx(confidence, abs=score)
+        assert match["score"] == pytest.approx(score, abs=1e-3)
         assert match["box"] == pytest.approx(box, abs=1)
 
 
