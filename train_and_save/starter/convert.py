@@ -1,4 +1,4 @@
-"""Makes the starters' files: the shipped ones from what others published, the whole captioner from the shipped ones."""
+"""Makes the starters' shipped files from what others published."""
 
 import json
 import math
@@ -10,22 +10,12 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm import create_model
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-)
 
-from vision.tasks.captioning import concepts
 from vision.tasks.detection.nanodet_module import NanoDet
-
-NETWORK, TIED, EMBEDDING = "encoder.network.", "decoder.lm_head.weight", "decoder.transformer.wte.weight"
 
 
 def classification(checkpoint: Path, out: Path) -> None:
@@ -84,30 +74,6 @@ def detection(graph: Path, out: Path) -> None:
     names = yaml.safe_load(coco.read_text())["names"]
     config = {"model_type": "nanodet", "labels": list(names.values())}
     (out / "config.json").write_text(json.dumps(config, indent=0))
-
-
-def assemble_captioner(starter: Path, classifier: Path, out: Path) -> None:
-    """Write the whole captioner to `out` as an ordinary Hugging Face folder, in float32.
-
-    starter: the shipped files, which lack the encoder's network; classifier: the folder whose network that is.
-    Raises RuntimeError where a tensor is missing, unexpected or of another shape.
-    """
-    concepts.register()
-    model = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_pretrained(starter))
-    weights = {name: weight.float() for name, weight in load_file(starter / "model.safetensors").items()}
-    weights |= {NETWORK + name: weight for name, weight in network_weights(classifier).items()}
-    weights[TIED] = weights[EMBEDDING]
-    model.load_state_dict(weights, strict=True)
-    model.generation_config = GenerationConfig.from_pretrained(starter)
-    model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(starter).save_pretrained(out)
-    AutoImageProcessor.from_pretrained(starter).save_pretrained(out)
-
-
-def network_weights(classifier: Path) -> dict[str, Tensor]:
-    """Return the tensors of a timm classifier in Hugging Face layout under timm's own names."""
-    weights = load_file(classifier / "model.safetensors")
-    return {name.removeprefix("timm_model."): weight for name, weight in weights.items()}
 
 
 def _tfjs_constants(manifest: dict[str, Any], folder: Path) -> dict[str, NDArray[np.float16]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +31,8 @@ from train_and_save.train.run import (
     read_parts,
     served,
 )
-from vision.bento import store
 from vision.core.schemas import Card
-from vision.tasks.captioning import concepts
+from vision.tasks.captioning import grid_encoder
 
 RATE = 5e-5
 LONGEST = 40
@@ -43,8 +41,8 @@ LONGEST = 40
 
 def train(run: Run) -> Trained:
     """Train a captioner on a table of captions. Raises DataError."""
-    concepts.register()
-    base, known = _captioner(run)
+    grid_encoder.register()
+    base, known = find_base(run, "captioning", starter.CAPTIONING)
     parts, origin = read_parts(run, datasets.read_captions_table(run.data), lambda _: "")
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     paired = config.model_type == "vision-encoder-decoder"
@@ -80,19 +78,6 @@ def train(run: Run) -> Trained:
         return {f"held_out_{figure}": value for figure, value in said.items()} | {"held_out_pictures": len(results)}
 
     return Trained(out, card, measure)
-
-
-def _captioner(run: Run) -> tuple[Path, Card | None]:
-    """The folder to start from; the starter is put together in the run's folder first."""
-    if run.base is not None:
-        return find_base(run, "captioning", starter.CAPTIONING)
-    # Imported late: it brings Ultralytics along, which reads its settings when it is imported.
-    from train_and_save.starter import convert
-
-    whole = run.folder / "base"
-    whole.mkdir(exist_ok=True)
-    convert.assemble_captioner(starter.CAPTIONING, starter.CLASSIFICATION, whole)
-    return whole, store.read_card(starter.CAPTIONING)
 
 
 def _ends(model: Any, paired: bool) -> tuple[int, int]:
