@@ -45,9 +45,9 @@ def _captioner(folder: Path, options: dict[str, int]) -> Look:
         VisionEncoderDecoderModel,
     )
 
-    from vision.tasks.captioning import concepts
+    from vision.tasks.captioning import grid_encoder
 
-    concepts.register()  # the starter's encoder is ours
+    grid_encoder.register()  # the starter's encoder is ours
     processor, tokenizer = AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     paired = AutoConfig.from_pretrained(folder).model_type == "vision-encoder-decoder"
     loader: Any = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText

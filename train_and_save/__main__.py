@@ -140,7 +140,9 @@ def remake(arguments: argparse.Namespace) -> None:
         case "classification":
             convert.classification(arguments.source, starter.CLASSIFICATION)
         case "captioning":
-            print(starter_captioner.train(arguments.source, starter.CLASSIFICATION, starter.CAPTIONING))
+            if arguments.network is None:
+                raise UserError("captioning needs EfficientNet-Lite2's checkpoint behind PHOTOS.")
+            print(starter_captioner.train(arguments.source, arguments.network, starter.CAPTIONING))
         case "detection":
             convert.detection(arguments.source, starter.DETECTION)
     starter_graphs.write(arguments.task)
@@ -223,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("remake", help="make a starter's shipped files again from where they came from")
     command.add_argument("task", choices=TASKS)
     command.add_argument("source", type=_existing, help="train_and_save/starter/README.md says what")
+    command.add_argument("network", type=_existing, nargs="?", help="captioning: EfficientNet-Lite2's checkpoint")
     command.set_defaults(run=remake)
     return parser
 

@@ -23,6 +23,7 @@ from torchmetrics.text import BLEUScore
 
 from train_and_save.datasets import Boxed, Captioned, Corners, Labelled
 from train_and_save.measure import report
+from train_and_save.measure.cider import cider_d
 from train_and_save.measure.report import Box, Picture, Section, Table
 from train_and_save.measure.sentences import words
 from vision.tasks.captioning.spec import Caption
@@ -189,18 +190,9 @@ class Detected:
 
 class Told:
     def __init__(self, truth: Sequence[Captioned], answers: Sequence[Caption]) -> None:
-        # imported late: it brings all of the starter captioner's training along
-        from train_and_save.starter.captioner import CiderD
-
         self.paths, self.references = [one.path for one in truth], [one.captions for one in truth]
         self.said = [answer.caption for answer in answers]
-        numbers: dict[str, int] = {}
-
-        def ids(sentence: str) -> list[int]:
-            return [numbers.setdefault(word, len(numbers)) for word in words(sentence)]
-
-        reward = CiderD([[ids(sentence) for sentence in sentences] for sentences in self.references])
-        self.cider = np.array([reward(ids(sentence), row) for row, sentence in enumerate(self.said)])
+        self.cider = cider_d(self.said, self.references)
         self.counts = np.array([_bleu_counts(*pair) for pair in zip(self.said, self.references, strict=True)])
 
     def metrics(self, rows: Rows) -> dict[str, float]:

@@ -1,24 +1,25 @@
 """The starters: small models that ship with the code, answer offline and know photographs."""
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from train_and_save.starter import assemble
-from train_and_save.starter.assemble import CAPTIONING, CLASSIFICATION, DETECTION, GRAPHS, STARTER
 from vision.bento import store
 
-__all__ = ["CAPTIONING", "CLASSIFICATION", "DETECTION", "STARTER", "save"]
+STARTER = Path(__file__).parent
+CLASSIFICATION, CAPTIONING, DETECTION = (STARTER / task for task in ("classification", "captioning", "detection"))
+
+GRAPHS = "graphs"
+"""Beside a starter's other files: its OpenVINO graphs, as graphs.py writes them."""
 
 
 def save() -> list[str]:
     """Put the starters into the model store, where they are missing or damaged; return their tags."""
-    return [_save(task) for task in ("classification", "captioning", "detection")]
+    return [_save(shipped) for shipped in (CLASSIFICATION, CAPTIONING, DETECTION)]
 
 
-def _save(task: str) -> str:
-    card = store.read_card(STARTER / task)
-    parts = assemble.parts(task)
-    version = store.version(*parts, *(part / GRAPHS for part in parts))
+def _save(shipped: Path) -> str:
+    card, version = store.read_card(shipped), store.version(shipped, shipped / GRAPHS)
     if store.is_saved(card, version):
         return f"{card.name}:{version}"
     # Imported late: a start with all models saved should not wait for OpenVINO.
@@ -26,7 +27,13 @@ def _save(task: str) -> str:
 
     with TemporaryDirectory() as place:
         folder = Path(place)
-        assemble.model(task, folder)
-        assemble.graphs(task, folder)
+        copy(shipped, folder)
+        shutil.copytree(shipped / GRAPHS, folder, dirs_exist_ok=True)
         engines = card.engines | streams.choose(folder)
         return store.save(folder, card.model_copy(update={"engines": engines}), version)
+
+
+def copy(shipped: Path, folder: Path) -> None:
+    """Copy a starter without its graphs: an ordinary Hugging Face folder."""
+    for file in shipped.glob("*.*"):
+        shutil.copyfile(file, folder / file.name)

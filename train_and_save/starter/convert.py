@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm import create_model
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
@@ -74,12 +74,6 @@ def detection(graph: Path, out: Path) -> None:
     names = yaml.safe_load(coco.read_text())["names"]
     config = {"model_type": "nanodet", "labels": list(names.values())}
     (out / "config.json").write_text(json.dumps(config, indent=0))
-
-
-def network_weights(classifier: Path) -> dict[str, Tensor]:
-    """Return the tensors of a timm classifier in Hugging Face layout under timm's own names."""
-    weights = load_file(classifier / "model.safetensors")
-    return {name.removeprefix("timm_model."): weight for name, weight in weights.items()}
 
 
 def _tfjs_constants(manifest: dict[str, Any], folder: Path) -> dict[str, NDArray[np.float16]]:

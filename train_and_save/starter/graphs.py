@@ -1,9 +1,8 @@
 """Writes the graphs that ship with a starter: `python -m train_and_save.starter.graphs captioning`.
 
 The starter's weights are converted and compared with PyTorch as any model's (train_and_save/graphs/export.py). Then
-weights of a starter that ships in float16 are stored so; what the classifier's graph holds already is left out. The
-card gets what each engine made in a second, and where. The same weights and libraries give the same files. The
-captioner's graphs lean on the classifier's: write them anew after those.
+weights of a starter that ships in float16 are stored so. The card gets what each engine made in a second, and where.
+The same weights and libraries give the same files.
 """
 
 import argparse
@@ -20,8 +19,7 @@ from openvino import opset13 as opset
 from safetensors import safe_open
 
 from train_and_save.graphs import export, streams
-from train_and_save.starter import assemble
-from train_and_save.starter.assemble import CLASSIFICATION, GRAPHS, SHARED, STARTER, WEIGHTS
+from train_and_save.starter import GRAPHS, STARTER, copy
 from vision.bento import store
 from vision.core import engine
 from vision.core.engine import GRAPH, GRAPH_CONFIG
@@ -39,7 +37,7 @@ def write(task: str) -> None:
         folder, out = Path(place) / "model", Path(place) / GRAPHS
         folder.mkdir()
         out.mkdir()
-        assemble.model(task, folder)
+        copy(shipped, folder)
         card = export.add_graph(folder, store.read_card(shipped))
         if not (folder / GRAPH).is_file():
             raise RuntimeError(
@@ -47,12 +45,11 @@ def write(task: str) -> None:
             )
         half = _in_half(shipped)
         for graph in sorted(folder.glob("openvino*.xml")):
-            _write(graph, out / graph.name, half, _weights(CLASSIFICATION) if task == "captioning" else set())
+            _write(graph, out / graph.name, half)
         if (folder / GRAPH_CONFIG).is_file():
             shutil.copyfile(folder / GRAPH_CONFIG, out / GRAPH_CONFIG)
         if task == "captioning":
             _compare(folder, out)
-            _leave_out(out)
         shutil.rmtree(shipped / GRAPHS, ignore_errors=True)
         shutil.copytree(out, shipped / GRAPHS)
     engines = {f"{machine()}, {name}": pace for name, pace in card.engines.items() if not name.startswith(machine())}
@@ -67,18 +64,13 @@ def machine() -> str:
 
 def _in_half(shipped: Path) -> bool:
     """Whether a starter's own weights are float16."""
-    with safe_open(shipped / WEIGHTS, "numpy") as weights:
+    with safe_open(shipped / "model.safetensors", "numpy") as weights:
         kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no dict)
     return "F32" not in kinds
 
 
-def _weights(shipped: Path) -> set[bytes]:
-    graph = engine.read(shipped / GRAPHS / GRAPH)
-    return {op.data.tobytes() for op in graph.get_ops() if op.get_type_name() == "Constant"}
-
-
-def _write(graph: Path, out: Path, half: bool, shared: set[bytes]) -> None:
-    """Copy a graph without a choice of streams; where `half`, weights that are not shared become float16.
+def _write(graph: Path, out: Path, half: bool) -> None:
+    """Copy a graph without a choice of streams; where `half`, its weights become float16.
 
     Most lose nothing by that: they were float16 before OpenVINO read them.
     """
@@ -88,10 +80,9 @@ def _write(graph: Path, out: Path, half: bool, shared: set[bytes]) -> None:
     for op in model.get_ops() if half else []:
         if op.get_type_name() != "Constant" or op.data.dtype != np.float32 or op.data.size < SMALLEST:
             continue
-        if op.data.tobytes() not in shared:
-            wide = opset.convert(opset.constant(op.data.astype(np.float16)), "f32")
-            for target in list(op.output(0).get_target_inputs()):
-                target.replace_source_output(wide.output(0))
+        wide = opset.convert(opset.constant(op.data.astype(np.float16)), "f32")
+        for target in list(op.output(0).get_target_inputs()):
+            target.replace_source_output(wide.output(0))
     ov.save_model(model, out, compress_to_fp16=False)
 
 
@@ -102,20 +93,6 @@ def _compare(folder: Path, out: Path) -> None:
     (out / "tokenizer.json").unlink()
     if before != after:
         raise RuntimeError(f"in float16 it writes something else: {after} in place of {before}")
-
-
-def _leave_out(out: Path) -> None:
-    """Take what the classifier's graph holds out of a captioner's."""
-    shared = {}
-    for graph in sorted(out.glob("openvino*.xml")):
-        weights = graph.with_suffix(".bin")
-        own, shared[weights.name] = assemble.split(graph, CLASSIFICATION / GRAPHS / GRAPH)
-        if assemble.join(
-            own, (CLASSIFICATION / GRAPHS / GRAPH).with_suffix(".bin").read_bytes(), shared[weights.name]
-        ) != (weights.read_bytes()):
-            raise RuntimeError(f"{weights.name} cannot be put together again.")
-        weights.write_bytes(own)
-    (out / SHARED).write_text(json.dumps(shared) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from transformers import (
 from train_and_save import datasets, starter
 from train_and_save.datasets import Captioned
 from train_and_save.measure.sentences import quality
-from train_and_save.starter import assemble
 from train_and_save.train.run import (
     Run,
     Trained,
@@ -33,9 +31,8 @@ from train_and_save.train.run import (
     read_parts,
     served,
 )
-from vision.bento import store
 from vision.core.schemas import Card
-from vision.tasks.captioning import concepts
+from vision.tasks.captioning import grid_encoder
 
 RATE = 5e-5
 LONGEST = 40
@@ -44,8 +41,8 @@ LONGEST = 40
 
 def train(run: Run) -> Trained:
     """Train a captioner on a table of captions. Raises DataError."""
-    concepts.register()
-    base, known = _captioner(run)
+    grid_encoder.register()
+    base, known = find_base(run, "captioning", starter.CAPTIONING)
     parts, origin = read_parts(run, datasets.read_captions_table(run.data), lambda _: "")
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     paired = config.model_type == "vision-encoder-decoder"
@@ -56,7 +53,7 @@ def train(run: Run) -> Trained:
         (model.encoder if paired else model.vision_model).requires_grad_(False)
     ends = _ends(model, paired)
     pictures: dict[str, Dataset[Any]] = {
-        part: CaptionDataset(parts[part], processor, tokenizer, ends, part == "train") for part in ("train", "choose")
+        part: Sentences(parts[part], processor, tokenizer, ends, part == "train") for part in ("train", "choose")
     }
     model = fine_tune(run, model, pictures, RATE, collate=Collate(tokenizer.unk_token_id, paired))
     out = run.folder / "model"
@@ -83,16 +80,6 @@ def train(run: Run) -> Trained:
     return Trained(out, card, measure)
 
 
-def _captioner(run: Run) -> tuple[Path, Card | None]:
-    """The folder to start from; the starter is put together in the run's folder first."""
-    if run.base is not None:
-        return find_base(run, "captioning", starter.CAPTIONING)
-    whole = run.folder / "base"
-    whole.mkdir(exist_ok=True)
-    assemble.model("captioning", whole)
-    return whole, store.read_card(starter.CAPTIONING)
-
-
 def _ends(model: Any, paired: bool) -> tuple[int, int]:
     """The tokens that a model's generate() starts from and stops at."""
     if paired:
@@ -103,7 +90,7 @@ def _ends(model: Any, paired: bool) -> tuple[int, int]:
     return start, end[0] if isinstance(end, list) else end
 
 
-class CaptionDataset(Dataset[dict[str, Tensor]]):
+class Sentences(Dataset[dict[str, Tensor]]):
     """A picture and one of its sentences as token ids between the model's own start and end."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """The search for one picture's sentence, token by token, as transformers' generate() goes about it.
 
 generate() itself would bring torch and transformers into the process. What it is asked for here: beams, no n-gram
-twice, tokens never said, length penalty 1, no early stopping; with one beam it is the greedy search.
+twice, tokens never said, a length penalty, no early stopping; with one beam it is the greedy search.
 """
 
 from dataclasses import dataclass, replace
@@ -27,6 +27,8 @@ class Rules:
     suppress_tokens: tuple[int, ...]
     positions: int
     """How many tokens the decoder can count."""
+    length_penalty: float = 1.0
+    """Sentences are ranked by their log probability over their tokens to this power: less than 1 favours short ones."""
 
     def asked(self, max_new_tokens: int | None, num_beams: int | None) -> Self:
         """Return these rules with a client's wishes; a sentence longer than the decoder counts ends there."""
@@ -53,7 +55,8 @@ class BeamSearch:
 
     def score(self) -> float:
         """Return exp of the mean log probability of that sentence's tokens, its end included: 0-1."""
-        return min(1.0, exp(self._finished[0][0]))
+        rank, sentence = self._finished[0]
+        return min(1.0, exp(rank * (len(sentence) - 1) ** (self.rules.length_penalty - 1)))
 
     def advance(self, log_probs: Floats, tokens: NDArray[np.int64] | None = None) -> NDArray[np.intp]:
         """Take the next token's log probabilities; return which beam each new one goes on from.
@@ -77,7 +80,9 @@ class BeamSearch:
         ends = (said == self.rules.eos_token_id) | (length == self.rules.max_new_tokens)
         sentences = [[*self._beams[parent], token] for parent, token in zip(parents, said.tolist(), strict=True)]
         self._finished += [
-            (float(totals[likely[rank]]) / length, sentences[rank]) for rank in range(width) if ends[rank]
+            (float(totals[likely[rank]]) / length**self.rules.length_penalty, sentences[rank])
+            for rank in range(width)
+            if ends[rank]
         ]
         self._finished = sorted(self._finished, key=lambda found: -found[0])[:width]
         goes_on = np.flatnonzero(~ends)[:width]
@@ -89,7 +94,8 @@ class BeamSearch:
     def _is_settled(self, length: int) -> bool:
         if len(self._finished) < self.rules.num_beams:
             return False
-        return self.rules.num_beams == 1 or bool(self._scores[0] / length <= self._finished[-1][0])
+        best = self._scores[0] / length**self.rules.length_penalty
+        return self.rules.num_beams == 1 or bool(best <= self._finished[-1][0])
 
     def _repeats(self, beam: list[int]) -> list[int]:
         """Return tokens that would end an n-gram said before."""

@@ -17,7 +17,6 @@ from vision.tasks.captioning.beam_search import Rules
 PLAIN_SEARCH = {
     "do_sample": False,
     "early_stopping": False,
-    "length_penalty": 1.0,
     "repetition_penalty": 1.0,
     "min_length": 0,
     "min_new_tokens": 0,
@@ -255,6 +254,7 @@ def rules(parts: Family) -> Rules:
         no_repeat_ngram_size=search.no_repeat_ngram_size or 0,
         suppress_tokens=tuple(search.suppress_tokens or []),
         positions=parts.positions,
+        length_penalty=1.0 if search.length_penalty is None else search.length_penalty,
     )
 
 

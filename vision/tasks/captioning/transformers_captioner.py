@@ -17,7 +17,7 @@ from transformers import (
 
 from vision.core.predictor import load_whole
 from vision.core.schemas import Pixels
-from vision.tasks.captioning import concepts
+from vision.tasks.captioning import grid_encoder
 from vision.tasks.captioning.captioner import Sentence
 from vision.tasks.captioning.spec import CaptionOptions
 
@@ -28,7 +28,7 @@ class TransformersWriter:
     def __init__(self, folder: Path, device: str, dtype: torch.dtype = torch.float32) -> None:
         """Load from a folder in Hugging Face layout; weights are safetensors."""
         self.device, self.dtype = device, dtype
-        concepts.register()
+        grid_encoder.register()
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model = load_model(folder).to(device, dtype)
@@ -72,7 +72,7 @@ class TransformersWriter:
 
 def load_model(folder: Path) -> Any:
     """Load a captioner in float32 onto the CPU."""
-    concepts.register()
+    grid_encoder.register()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     # The only image-to-text family that transformers' auto class leaves out.
     paired = config.model_type == "vision-encoder-decoder"
