@@ -37,8 +37,8 @@ def noise(folder: Path, count: int) -> Path:
     return folder
 
 
-def command(photos: Path, out: Path, cache: Path) -> list[str]:
-    arguments = ["--features", "classification", "--shard-rows", "50", "--cache", str(cache)]
+def command(photos: Path, out: Path, cache: Path, shard_rows: int) -> list[str]:
+    arguments = ["--features", "classification", "--shard-rows", str(shard_rows), "--cache", str(cache)]
     return [sys.executable, "-m", "bulk", "score", str(photos), "--out", str(out), *arguments]
 
 
@@ -69,25 +69,25 @@ def score_through(asked: Sequence[str], out: Path, environment: dict[str, str], 
     return killed
 
 
-def prove(home: Path, place: Path, pictures: int, kills: int, within: float) -> int:
+def prove(home: Path, place: Path, pictures: int, kills: int, within: float, shard_rows: int) -> int:
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(home)}
-    photos = noise(place / "photos", pictures)
-    whole = command(photos, place / "whole", place / "whole.sqlite")
-    subprocess.run(whole, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    killed = score_through(
-        command(photos, place / "killed", place / "killed.sqlite"), place / "killed", environment, kills, within
-    )
-    rows = dataset(place / "killed")
+    photos, whole, broken = noise(place / "photos", pictures), place / "whole", place / "broken"
+    undisturbed = command(photos, whole, place / "whole.sqlite", shard_rows)
+    subprocess.run(undisturbed, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    asked = command(photos, broken, place / "broken.sqlite", shard_rows)
+    killed = score_through(asked, broken, environment, kills, within)
+    rows = dataset(broken)
     assert [row["id"] for row in rows] == [f"{index:06}.jpg" for index in range(pictures)]
-    assert rows == dataset(place / "whole")
-    assert not list((place / "killed").glob("*.new"))
+    assert rows == dataset(whole)
+    assert not list(broken.glob("*.new"))
     return killed
 
 
 def test_a_run_that_is_killed_at_random_moments_is_whole_in_the_end(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    killed = prove(home, tmp_path, PICTURES, KILLS, within=float(os.environ.get("WITHIN", "2.5")))
+    within = float(os.environ.get("WITHIN", "2.5"))
+    killed = prove(home, tmp_path, PICTURES, KILLS, within, shard_rows=50)
     with capsys.disabled():
         print(f"\n{PICTURES:,} pictures, killed {killed} times: each is there once, as in a run that nobody disturbed")
     assert killed > KILLS / 2
