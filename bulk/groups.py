@@ -89,7 +89,7 @@ class Results:
         least = LEAST_OBJECT if feature.startswith("detection") else LEAST_LABEL
         if options.get("min_score", 0) > least or options.get("labels"):
             raise UserError(
-                f"{self.folder} holds some of {feature} only: score again without --labels, --min-score {least} at most."
+                f"{self.folder} holds some of {feature} only: score again without --labels, --min-score at most {least}"
             )
 
     def count(self) -> tuple[int, int]:
