@@ -12,7 +12,7 @@ FEATURES ?= classification captioning detection
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve score bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy fuzz soak bench planted sunglasses gpu train lint lock sbom
+.PHONY: help serve score bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy test-kill bench-bulk fuzz soak bench planted sunglasses gpu train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ test-image: .venv/dev.stamp  ## build the images with buildah and ask them about
 test-proxy: .venv/dev.stamp  ## two replicas behind the proxy: one killed, drained, rolled to another model, under load
 	$(BIN)/pytest tests/proxy/proof.py
 
+test-kill: .venv/dev.stamp  ## bulk scoring killed a hundred times over 20,000 pictures: none lost, none twice (PICTURES=, KILLS=)
+	$(BIN)/pytest -s tests/bulk/proof.py
+
 fuzz: .venv/dev.stamp  ## 20,000 broken pictures, 2,000 generated requests, bombs: what is answered, and what it costs
 	$(BIN)/python -m testkit.fuzz
 
@@ -78,6 +81,9 @@ planted: .venv/dev.stamp  ## whether `bulk impact` finds a planted effect, 200 t
 sunglasses: .venv/dev.stamp  ## how well sunglasses are recognised on labelled photographs (needs ../shared/photos)
 	$(BIN)/python -m train_and_save starter > .venv/models.out
 	$(BIN)/python -m benchmarks.sunglasses
+
+bench-bulk: .venv/dev.stamp  ## bulk scoring beside the bare loop, in turns (CASES=starters, production or all)
+	$(BIN)/python -m benchmarks.bulk --cases $(CASES)
 
 gpu:  ## what a GPU makes of the models, bare and over HTTP, in 8 minutes; no venv (WHEELS=folder for what PYTHON lacks, FULL=1)
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && if [ -n "$(WHEELS)" ]; then $(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$$site" $(WHEELS)/*.whl; fi && PYTHONPATH="$$site$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m benchmarks.gpu $(if $(FULL),--full) --seconds $(SECONDS)

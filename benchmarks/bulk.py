@@ -21,7 +21,7 @@ from benchmarks import weights
 from benchmarks.case import Case
 from benchmarks.peers import Bare
 from bulk import cache, questions, run
-from bulk.__main__ import _keep_memory
+from bulk.__main__ import prepare_process
 from bulk.listing import Columns
 from bulk.places import Folder
 from bulk.progress import Progress
@@ -70,7 +70,7 @@ def work() -> None:
     """Answer commands, as benchmarks.bare does."""
     answers, sys.stdout = sys.stdout, sys.stderr
     case = Case.from_environment()
-    _keep_memory()
+    prepare_process()
     task = TASKS[case.task]
     asked = questions.load(Wanted(task.name, task, case.tag, task.options(**case.options)), "cpu", None)
     for line in sys.stdin:

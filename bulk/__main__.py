@@ -73,8 +73,28 @@ def score(arguments: argparse.Namespace) -> int:
     return _say(130, f"{begun.left():,} pictures are not scored yet. The same command goes on from here.")
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    from bulk import plan
+    from bulk.listing import Columns, listing
+    from bulk.score import Scorer
+
+    columns = Columns(arguments.path_column, arguments.id_column, arguments.group_column)
+    found = listing(arguments.photos, columns)
+    asked = _load(_wanted(arguments), arguments)
+
+    async def go() -> plan.Plan:
+        scorer = Scorer(asked, None, SETTINGS.limits(), arguments.stall_seconds)
+        try:
+            return await plan.plan(found.entries, arguments.sample, scorer)
+        finally:
+            await scorer.close()
+
+    print(asyncio.run(go()).told(sorted({1, *arguments.machines}), arguments.machine_hour))
+    return 0
+
+
 def _load(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> list[questions.Asked]:
-    _keep_memory()
+    prepare_process()
     loaded = [questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir) for one in wanted]
     return questions.joined(loaded)
 
@@ -150,8 +170,14 @@ def _wanted(arguments: argparse.Namespace) -> list[questions.Wanted]:
     return questions.wanted(features, options, models)
 
 
-def _keep_memory() -> None:
-    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it."""
+def prepare_process() -> None:
+    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it.
+
+    OpenCV's own threads would wait for each other, spinning, beside a thread a core that decodes.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # glibc's
         mmap_threshold, trim_threshold = -3, -1
@@ -173,6 +199,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--format", choices=["parquet", "jsonl"], default="parquet")
     command.add_argument("--shard-rows", type=_positive, default=1000, help="rows of a file (1000)")
     command.add_argument("--retry-errors", action="store_true", help="score again what failed and may succeed now")
+    command.add_argument("--cache", type=Path, help="where answers are kept; by default in ~/.cache/vision")
+    command.add_argument("--no-cache", action="store_true", help="keep none")
+    _add_questions(command)
+
+    command = commands.add_parser("plan", help="tell what scoring a collection would cost; a sample is scored")
+    command.set_defaults(run=plan)
+    _add_photos(command)
+    command.add_argument("--sample", type=_positive, default=500, help="pictures that are scored (500)")
+    command.add_argument("--machines", type=_positive, nargs="+", default=[], help="numbers of machines like this one")
+    command.add_argument("--machine-hour", type=float, help="what an hour of a machine costs")
     _add_questions(command)
 
     command = commands.add_parser("insights", help="say what the pictures of each group show together, with tips")
@@ -224,8 +260,6 @@ def _add_questions(command: argparse.ArgumentParser) -> None:
         several = "append" if get_origin(field.annotation) is not None and "list" in str(field.annotation) else "store"
         command.add_argument(flag(name), action=several, help=field.description)
     command.add_argument("--device", default=SETTINGS.device, help="auto, cpu, cuda or cuda:1")
-    command.add_argument("--cache", type=Path, help="where answers are kept; by default in ~/.cache/vision")
-    command.add_argument("--no-cache", action="store_true", help="keep none")
     command.add_argument(
         "--stall-seconds", type=float, default=60, help="after which a picture's source is taken for gone (60)"
     )

@@ -6,6 +6,7 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 from bulk import EndedError, UserError
@@ -25,8 +26,8 @@ create table if not exists answers (sha256 blob, key integer, answer blob, prima
 PIXELS_KEY = f"pixels {PIXELS}"
 """What all that is kept depends on besides."""
 
-FLUSHED = 256
-"""Pictures that are written at a time; as many are inferred again after a crash."""
+FLUSH_SECONDS = 2
+"""After which what is new is written; so much work is done again after a crash."""
 
 
 class Picture(NamedTuple):
@@ -64,6 +65,7 @@ class Cache:
         self._pictures: dict[bytes, Picture] = {}
         self._answers: dict[tuple[bytes, int], bytes] = {}
         self._flushing: asyncio.Task[None] | None = None
+        self._flushed = monotonic()
 
     def picture(self, digest: bytes) -> Picture | None:
         if new := self._pictures.get(digest):
@@ -85,7 +87,9 @@ class Cache:
         self._pictures[digest] = picture
         for question, answer in answers.items():
             self._answers[digest, self._keys[question]] = zlib.compress(answer, 1)
-        if len(self._pictures) >= FLUSHED and (self._flushing is None or self._flushing.done()):
+        now = monotonic()
+        if now > self._flushed + FLUSH_SECONDS and (self._flushing is None or self._flushing.done()):
+            self._flushed = now
             self._flushing = asyncio.create_task(self._flush())
 
     async def close(self) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from bulk import UserError
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Failure, Quality
 from vision.insights.pictures import QUALITY, Picture
-from vision.insights.rules import Rules
+from vision.insights.rules import LEAST_LABEL, LEAST_OBJECT, Rules
 
 MANIFEST = "manifest.json"
 ALWAYS = ("classification", "detection", QUALITY)
@@ -26,6 +26,8 @@ MEMORY = "1GB"
 """What sorting takes at most; the rest goes to the disk."""
 ROWS = 2_000
 """Held at once."""
+MOST = 5_000
+"""Pictures of a group: each is compared with each."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,18 @@ class Results:
                 f"{self.folder} lacks {feature}, which {who} needs. Score again with it, into another folder: "
                 f"python -m bulk score {self.asked['photos']} --features {features} --out OUT"
             )
+        for feature in needed:
+            self._check_options(feature)
         return rules
+
+    def _check_options(self, feature: str) -> None:
+        """Raises UserError where rows lack labels or objects that rules may ask for."""
+        options = self.asked["features"].get(feature, {}).get("options", {})
+        least = LEAST_OBJECT if feature.startswith("detection") else LEAST_LABEL
+        if options.get("min_score", 0) > least or options.get("labels"):
+            raise UserError(
+                f"{self.folder} holds some of {feature} only: score again without --labels, --min-score at most {least}"
+            )
 
     def count(self) -> tuple[int, int]:
         """Return how many rows there are, and how many of them belong to a group."""
@@ -99,7 +112,10 @@ class Results:
             connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
             rows = _each(connection.sql(query).to_arrow_reader(ROWS))
             for name, some in groupby(rows, key=itemgetter("_group")):
-                yield name, [_shown(row, features) for row in some]
+                shown = [_shown(row, features) for row in islice(some, MOST + 1)]
+                if len(shown) > MOST:
+                    raise UserError(f"{self.by} {name!r} has more than {MOST:,} pictures: group by something smaller.")
+                yield name, shown
 
     def _rows(self) -> str:
         pattern = str(self.folder / "part-*.parquet").replace("'", "''")

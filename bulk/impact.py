@@ -188,31 +188,36 @@ def _reach(signal: Signal, numbers: NDArray[np.float32], effect: float) -> int:
 
 
 WORDS = {
-    "any": "Groups that show {what} in any picture have",
-    "all": "Groups that show {what} in all pictures have",
-    "share": "Groups that show {what} in all pictures have, as far as a straight line tells,",
-    "mean": "Groups whose {what} is one standard deviation higher have",
+    "any": "Where any picture shows {what},",
+    "all": "Where all pictures show {what},",
+    "share": "Where all pictures show {what}, as far as a straight line over their share tells,",
+    "mean": "Where {what} is one standard deviation higher,",
 }
 
 
 def sentence(
     signal: Signal, outcomes: Outcomes, found: tuple[float, float, float, float], has: int, of: int, reach: int
 ) -> str:
-    """Say what may be concluded of a signal, and what may not."""
+    """Say what may be concluded of a signal, and what not."""
     effect, low, high, q = found
-    what = f"{signal.feature} {signal.label}" if signal.kind == "mean" else f"{signal.label} ({signal.feature})"
-    which = "more" if effect >= 0 else "less"
+    mean = signal.kind == "mean"
+    start = WORDS[signal.kind].format(
+        what=f"{signal.feature} {signal.label}" if mean else f"{signal.label} ({signal.feature})"
+    )
+    which = "higher" if effect >= 0 else "lower"
     beside = ", ".join(["as many pictures", *(f"the same {name}" for name in outcomes.covariates)])
-    ends = sorted((abs(low), abs(high))) if low * high > 0 else [low, high]
-    text = f"{WORDS[signal.kind].format(what=what)} {abs(effect):.3g} {which} {outcomes.name} than others with {beside}"
-    text += f" (95 % interval {ends[0]:.3g} to {ends[1]:.3g}{'' if low * high > 0 else ', which holds no difference'}"
-    text += f"; {has:,} of {of:,} have it). " if signal.kind != "mean" else "). "
+    ends = f"{low:+.3g} to {high:+.3g}"
+    count = "" if mean else f"; {has:,} of {of:,} groups have it"
+    text = (
+        f"{start} {outcomes.name} is {abs(effect):.3g} {which} than in other groups with {beside} "
+        f"(95 % interval {ends}{count}). "
+    )
     if q >= LEVEL:
         return f"{text}Among so many signals, chance alone makes differences like this: conclude nothing."
-    change = "adds" if effect >= 0 else "takes away"
+    way = "for" if effect >= 0 else "against"
     return (
-        f"{text}They go together; that one makes the other is not shown: who {change} it may differ in other ways. "
-        f"To find out, give a tip that {change} it to half of the {reach:,} groups that it would reach, drawn by lot; "
+        f"{text}They go together; that one makes the other is not shown: groups with it may differ in other ways. "
+        f"To find out, give a tip {way} it to half of the {reach:,} groups that it would reach, drawn by lot; "
         f"then compare {outcomes.name}."
     )
 

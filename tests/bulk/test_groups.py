@@ -1,5 +1,6 @@
 """Insights of a scored collection by group: equal to those of each profile alone, whatever the rows' order."""
 
+import json
 import random
 import tracemalloc
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_a_signal_that_lacks_is_told_with_the_command_that_adds_it(tmp_path: Pat
     command = "python -m bulk score photos --features classification detection --out"
     with pytest.raises(UserError, match=f"lacks detection, .*{command}"):
         found.rules(RULES)
+
+
+@pytest.mark.parametrize("options", [{"min_score": 0.5}, {"min_score": 0.25, "labels": ["dog"]}])
+def test_rows_that_hold_only_some_of_a_signal_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = results.write(tmp_path, profiles(2))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["asked"]["features"]["detection"] = {"options": options}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="some of detection only"):
+        Results(folder, "group").rules(RULES)
+
+
+def test_a_group_that_is_no_profile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulk.groups.MOST", 3)
+    with pytest.raises(UserError, match="'g1' has more than 3 pictures"):
+        list(Results(results.write(tmp_path, profiles(2)), "group").groups())
 
 
 def test_memory_does_not_grow_with_the_groups(tmp_path: Path) -> None:

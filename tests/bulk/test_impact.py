@@ -76,7 +76,7 @@ def test_a_planted_effect_leads_with_its_size_and_its_reach(scored: Results, tmp
     assert not found.findings[1].leads
     assert (found.groups, found.without_outcome, found.without_pictures, found.left_out) == (300, 0, 1, 1)
     for words in (
-        "more likes than others with as many pictures, the same age_days",
+        "higher than in other groups with as many pictures, the same age_days",
         "100 of 300",
         "by lot",
         "go together",
