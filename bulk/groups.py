@@ -89,7 +89,7 @@ class Results:
         least = LEAST_OBJECT if feature.startswith("detection") else LEAST_LABEL
         if options.get("min_score", 0) > least or options.get("labels"):
             raise UserError(
-                f"{self.folder} holds only a part of {feature}: score without --labels, --min-score {least} or less."
+                f"{self.folder} holds some of {feature} only: score again without --labels, --min-score at most {least}"
             )
 
     def count(self) -> tuple[int, int]:

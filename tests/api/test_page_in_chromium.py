@@ -330,8 +330,7 @@ def test_a_photo_can_be_pasted(open_page: Open) -> None:
     page.locator(".box:visible").wait_for()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_nothing(open_page: Open, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     # axe is evaluated in the page, which the page's own policy forbids

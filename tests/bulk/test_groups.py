@@ -82,7 +82,7 @@ def test_rows_that_hold_only_some_of_a_signal_are_refused(tmp_path: Path, option
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["asked"]["features"]["detection"] = {"options": options}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="only some of detection"):
+    with pytest.raises(UserError, match="some of detection only"):
         Results(folder, "group").rules(RULES)
 
 
