@@ -174,7 +174,8 @@ def test_the_same_picture_costs_one_inference(bench: Bench) -> None:
 
 def test_other_options_cost_no_inference(bench: Bench, tmp_path: Path) -> None:
     bench.score()
-    for number, options in enumerate(({"top_k": 50}, {"top_k": 3, "min_score": 0.1}, {"min_score": 0.9})):
+    asked: list[dict[str, Any]] = [{"top_k": 50}, {"top_k": 3, "min_score": 0.1}, {"min_score": 0.9}]
+    for number, options in enumerate(asked):
         bench.out = tmp_path / f"out{number}"
         seen, alone = bench.model.seen, Mean()
         for row in bench.score(**options):
