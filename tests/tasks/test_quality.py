@@ -159,7 +159,7 @@ def test_the_search_on_graphs_writes_what_transformers_writes(
 ) -> None:
     """Word by word, noise included, on which sentences grow long and beams part; both resize with Pillow here.
 
-    Scores are what transformers says of the tokens it chose.
+    Scores are those that transformers ranks beams by, without the length penalty.
     """
     [folder] = (home / "models" / "flickr8k-captioner").glob("*/")
     graph, eager = GraphWriter(folder), TransformersWriter(folder, "cpu")
@@ -168,11 +168,14 @@ def test_the_search_on_graphs_writes_what_transformers_writes(
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + noise
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     pixels = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt")["pixel_values"]
-    found = eager.model.generate(pixel_values=pixels, **wish, return_dict_in_generate=True, output_logits=True)
-    beams = getattr(found, "beam_indices", None)
-    chosen = eager.model.compute_transition_scores(found.sequences, found.logits, beams, normalize_logits=True)
+    keep = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    found = eager.model.generate(pixel_values=pixels, **wish, **keep)
     said = found.sequences[:, 1:] != eager.model.config.pad_token_id
-    mean = torch.where(said, chosen, 0.0).sum(1) / said.sum(1)
+    if wish.get("num_beams") == 1:
+        chosen = eager.model.compute_transition_scores(found.sequences, found.logits, normalize_logits=True)
+        mean = torch.where(said, chosen, 0.0).sum(1) / said.sum(1)
+    else:
+        mean = found.sequences_scores * said.sum(1) ** (eager.model.generation_config.length_penalty - 1)
     texts = eager.tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
     expected = [Sentence(text, score) for text, score in zip(texts, mean.exp().tolist(), strict=True)]
     assert_same_sentences(graph.write(pictures, CaptionOptions(**wish)), expected)
