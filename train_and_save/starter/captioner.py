@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -230,17 +231,40 @@ def train_on_sentences(model: VisionEncoderDecoderModel, photographs: Photograph
 
 
 def save_starter(model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write the model in float16, with tokenizer and preprocessing."""
+    """Write the model in float16, with tokenizer and preprocessing.
+
+    A graph joins each batch norm with its convolution. That is done before weights are rounded, so that a graph has the
+    very weights that PyTorch has; the batch norms' variances stay in float32, which alone holds 1 - eps.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    join_batch_norms(model.encoder.network)
     weights = {
-        name: (weight.half() if weight.is_floating_point() else weight).contiguous()
+        name: weight.half() if weight.is_floating_point() and not name.endswith("running_var") else weight
         for name, weight in model.state_dict().items()
         if name != TIED
     }
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     model.config.architectures = [type(model).__name__]
     for part in (model.config, model.generation_config, tokenizer, build_processor()):
         part.save_pretrained(out)
+
+
+@torch.no_grad()
+def join_batch_norms(network: nn.Module) -> None:
+    """Move what each batch norm does, but for adding, into the convolution before it."""
+    convolution: Any = None
+    module: Any  # of a batch norm that tracks means, which its type leaves open
+    for module in network.modules():  # each convolution comes right before its batch norm
+        if isinstance(module, nn.Conv2d):
+            convolution = module
+        elif isinstance(module, nn.BatchNorm2d):
+            scale = module.weight / (module.running_var + module.eps).sqrt()
+            convolution.weight *= scale[:, None, None, None]
+            module.bias -= module.running_mean * scale
+            module.weight.fill_(1)
+            module.running_mean.zero_()
+            module.running_var.fill_(1 - module.eps)
 
 
 @torch.inference_mode()
