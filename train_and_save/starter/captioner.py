@@ -254,17 +254,17 @@ def save_starter(model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenize
 def join_batch_norms(network: nn.Module) -> None:
     """Move what each batch norm does, but for adding, into the convolution before it."""
     convolution: Any = None
-    module: Any  # of a batch norm that tracks means, which its type leaves open
     for module in network.modules():  # each convolution comes right before its batch norm
         if isinstance(module, nn.Conv2d):
             convolution = module
         elif isinstance(module, nn.BatchNorm2d):
-            scale = module.weight / (module.running_var + module.eps).sqrt()
+            norm: Any = module  # its type leaves open whether it tracks means
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             convolution.weight *= scale[:, None, None, None]
-            module.bias -= module.running_mean * scale
-            module.weight.fill_(1)
-            module.running_mean.zero_()
-            module.running_var.fill_(1 - module.eps)
+            norm.bias -= norm.running_mean * scale
+            norm.weight.fill_(1)
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1 - norm.eps)
 
 
 @torch.inference_mode()
