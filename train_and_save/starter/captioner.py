@@ -237,7 +237,8 @@ def save_starter(model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenize
     very weights that PyTorch has; the batch norms' variances stay in float32, which alone holds 1 - eps.
     """
     out.mkdir(parents=True, exist_ok=True)
-    join_batch_norms(model.encoder.network)
+    encoder: Any = model.encoder
+    join_batch_norms(encoder.network)
     weights = {
         name: weight.half() if weight.is_floating_point() and not name.endswith("running_var") else weight
         for name, weight in model.state_dict().items()
