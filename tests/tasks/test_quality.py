@@ -159,7 +159,7 @@ def test_the_search_on_graphs_writes_what_transformers_writes(
 ) -> None:
     """Word by word, noise included, on which sentences grow long and beams part; both resize with Pillow here.
 
-    Scores are added up here by the search, there from what the network says of each token that was chosen.
+    Scores are those that transformers ranks beams by, without the length penalty.
     """
     [folder] = (home / "models" / "flickr8k-captioner").glob("*/")
     graph, eager = GraphWriter(folder), TransformersWriter(folder, "cpu")
@@ -168,12 +168,19 @@ def test_the_search_on_graphs_writes_what_transformers_writes(
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in PHOTOS.values()] + noise
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     pixels = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt")["pixel_values"]
-    tokens = eager.model.generate(pixel_values=pixels, **wish)
-    expected = eager.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    said = graph.write(pictures, CaptionOptions(**wish))
-    assert [sentence.text for sentence in said] == expected
+    keep = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
+    found, rules = eager.model.generate(pixel_values=pixels, **wish, **keep), eager.model.generation_config
+    said = found.sequences[:, 1:] != rules.pad_token_id
+    if wish.get("num_beams") == 1:
+        chosen = eager.model.compute_transition_scores(found.sequences, found.logits, normalize_logits=True)
+        mean = torch.where(said, chosen, 0.0).sum(1) / said.sum(1)
+    else:
+        mean = found.sequences_scores * said.sum(1) ** (rules.length_penalty - 1)
+    texts = eager.tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
+    expected = [Sentence(text, score) for text, score in zip(texts, mean.exp().tolist(), strict=True)]
+    assert_same_sentences(graph.write(pictures, CaptionOptions(**wish)), expected)
     monkeypatch.setattr(eager, "preprocess", lambda pictures: pixels)
-    assert_same_sentences(said, eager.write(pictures, CaptionOptions(**wish)))
+    assert_same_sentences(eager.write(pictures, CaptionOptions(**wish)), expected)
     assert np.abs(graph.preprocess(pictures) - pixels.numpy()).max() <= 1e-6
 
 

@@ -58,8 +58,10 @@ def bento(root: Path, light_install: Path, tmp_path_factory: pytest.TempPathFact
 def test_it_answers_as_the_reference_libraries(bento: Served, root: Path, photo: str) -> None:
     data = PICTURES[photo]
     assert_same_labels(post(bento.url, "/classify", data), reference_labels(root / "vit", data))
-    said = post(bento.url, "/caption", data, num_beams=1, max_new_tokens=12)["caption"]
-    assert said == reference_caption(root / "blip", data)
+    said = post(bento.url, "/caption", data, num_beams=1, max_new_tokens=12)
+    caption, score = reference_caption(root / "blip", data)
+    assert said["caption"] == caption
+    assert said["score"] == pytest.approx(score, abs=1e-4)
     assert_same_objects(bento.url, root / "rtdetr", data, model="rtdetr")
     assert_same_objects(bento.url, root / "yolo" / "yolo26n.pt", data, model="yolo")
 
