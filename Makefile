@@ -54,7 +54,7 @@ test: .venv/dev.stamp lint  ## lint, types and every test; how much of the code 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-test-fast: .venv/dev.stamp  ## the tests that need no server and no saved model, under a minute
+test-fast: .venv/dev.stamp  ## the tests that need no server, no saved model and few seconds, under a minute
 	$(BIN)/pytest -m "not served"
 
 test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals

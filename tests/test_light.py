@@ -13,6 +13,8 @@ import pytest
 from testkit.photographs import PHOTOS, assert_same
 from testkit.servers import OFFLINE, ROOT, Served, free_port, served
 
+pytestmark = pytest.mark.served
+
 ABSENT = ("torch", "torchvision", "transformers", "timm", "ultralytics")
 
 

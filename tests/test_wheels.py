@@ -4,6 +4,8 @@ import pytest
 
 from testkit import light
 
+pytestmark = pytest.mark.served
+
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORMS = {
     "Linux on x86": "x86_64-unknown-linux-gnu",

@@ -21,6 +21,8 @@ from bulk.places import place
 from testkit.photographs import encoded
 from testkit.servers import OFFLINE, ROOT
 
+pytestmark = pytest.mark.served
+
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:

@@ -17,6 +17,8 @@ from testkit.results import row
 from vision.insights import rules
 from vision.insights.profile import insights as together
 
+pytestmark = pytest.mark.served
+
 RULES = rules.load(rules.SHIPPED)
 
 

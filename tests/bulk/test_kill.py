@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.bulk.proof import prove
+
+pytestmark = pytest.mark.served
 
 
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(home: Path, tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ class Small(nn.Module):
         return answer
 
 
+@pytest.mark.served
 def test_compiled_code_answers_as_the_network_does_and_holds_no_pickle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +315,7 @@ print(cuda.plan("nanodet-g", "cpu", folders))
 """
 
 
+@pytest.mark.served
 def test_what_was_chosen_is_kept_in_the_store_and_told_by_the_card_or_kept_in_a_folder(
     home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from testkit.servers import OFFLINE, ROOT, another
 
+pytestmark = pytest.mark.served
+
 
 def test_the_script_measures_models_bare_and_over_http(
     home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -30,6 +30,8 @@ from vision.tasks import TASKS
 from vision.tasks.classification.classifier import Classifier
 from vision.tasks.classification.spec import ClassifyOptions
 
+pytestmark = pytest.mark.served
+
 Save = Callable[[Path], tuple[Path | None, str]]
 
 

@@ -29,6 +29,8 @@ from testkit import hub
 from testkit.photographs import PHOTOS, encoded
 from testkit.servers import ROOT, serve
 
+pytestmark = pytest.mark.served
+
 FULL = bool(os.environ.get("FULL"))
 VIT, RESNET, RT_DETR = "google/vit-base-patch16-224", "microsoft/resnet-50", "PekingU/rtdetr_v2_r18vd"
 BLIP, VIT_GPT2 = "Salesforce/blip-image-captioning-base", "nlpconnect/vit-gpt2-image-captioning"

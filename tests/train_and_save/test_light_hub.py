@@ -20,6 +20,8 @@ from tests.train_and_save.test_hub import (
     reference_labels,
 )
 
+pytestmark = pytest.mark.served
+
 FULL = bool(os.environ.get("FULL"))
 
 

@@ -23,6 +23,8 @@ from vision.core.schemas import Item
 from vision.tasks.classification.classifier import Classifier, GraphNetwork
 from vision.tasks.classification.spec import ClassifyOptions
 
+pytestmark = pytest.mark.served
+
 # A process of its own: libraries warn, and read their settings from the environment when they are imported. One for
 # all calls of a test, since to import them takes longest.
 SCRIPT = """
