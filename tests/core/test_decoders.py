@@ -208,13 +208,15 @@ def test_a_process_decodes_as_a_thread_does() -> None:
 def test_a_process_that_dies_or_hangs_costs_one_picture() -> None:
     process = DecodeProcess(FLAT, SECONDS)
     process.decode_reduced(BUS)
-    for number in (signal.SIGKILL, signal.SIGSTOP):
-        os.kill(process._process.pid, number)
-        process._seconds = 1
-        with suppress(VisionError):  # one that is known to be dead is replaced at once
-            process.decode_reduced(BUS)
-        process._seconds = SECONDS
-        assert process.decode_reduced(BUS)[1] == (810, 1080)
+    os.kill(process._process.pid, signal.SIGKILL)
+    process._process.wait()
+    assert process.decode_reduced(BUS)[1] == (810, 1080)  # known to be dead, it is replaced at once
+    os.kill(process._process.pid, signal.SIGSTOP)
+    process._seconds = 1
+    with pytest.raises(VisionError):
+        process.decode_reduced(BUS)
+    process._seconds = SECONDS
+    assert process.decode_reduced(BUS)[1] == (810, 1080)
     process.close()
 
 
