@@ -212,6 +212,7 @@ def test_a_process_that_dies_or_hangs_costs_one_picture() -> None:
     process._process.wait()
     assert process.decode_reduced(BUS)[1] == (810, 1080)  # known to be dead, it is replaced at once
     os.kill(process._process.pid, signal.SIGSTOP)
+    os.waitpid(process._process.pid, os.WUNTRACED)
     process._seconds = 1
     with pytest.raises(VisionError):
         process.decode_reduced(BUS)
