@@ -42,6 +42,7 @@ class DecodeProcess:
         """As images.decode_reduced(). Raises VisionError also where the process crashes or needs too long."""
         process = self._process
         if process is None or process.poll() is not None:
+            self._end()
             process = self._process = self._start()
         timer = threading.Timer(self._seconds, process.kill)
         timer.start()
