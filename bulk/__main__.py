@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
@@ -94,9 +95,13 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _load(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> list[questions.Asked]:
+    """Load the model of each question, once where several ask the same."""
     prepare_process()
-    loaded = [questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir) for one in wanted]
-    return questions.joined(loaded)
+    loaded: dict[str, questions.Asked] = {}
+    for one in wanted:
+        if one.tag not in loaded:
+            loaded[one.tag] = questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir)
+    return questions.joined([replace(loaded[one.tag], wanted=one) for one in wanted])
 
 
 def _score_here(

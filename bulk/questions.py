@@ -16,9 +16,9 @@ from vision.core.errors import VisionError
 from vision.core.look import MAX_BATCH, ServedModel, in_process
 from vision.core.predictor import Predictor, pick_device, predict_each
 from vision.core.schemas import Item, Options
+from vision.core.subject import HEAD
 from vision.core.task import Task
-from vision.insights.pictures import DETECTION, HEAD
-from vision.tasks import TASKS
+from vision.tasks.features import features
 
 GPU_BATCH = 32
 """As the service's runners do."""
@@ -50,32 +50,22 @@ class Asked:
     key: str
 
 
-def wanted(features: Sequence[str], options: Mapping[str, Any], models: Mapping[str, str]) -> list[Wanted]:
+def wanted(words: Sequence[str], options: Mapping[str, Any], models: Mapping[str, str]) -> list[Wanted]:
     """Read features as /analyze does: `classification`, `classification:dogs`; models: each task's usual one.
 
     Raises UserError: no such task, model or option.
     """
-    split = {word: word.removesuffix(HEAD).partition(":") for word in features}
-    known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
-    if wrong := [word for word, (task, colon, name) in split.items() if task not in TASKS or (colon and not name)]:
-        raise UserError(f"--features: {wrong[0]!r} is none; known are {known}.")
-    if heads := [
-        word for word in split if word.endswith(HEAD) and (DETECTION not in split or word.startswith(DETECTION))
-    ]:
-        raise UserError(f"--features: {heads[0]!r} needs {DETECTION} beside it, and another task.")
+    try:
+        found = features(words)
+    except ValueError as error:
+        raise UserError(f"--features: {error}") from error
     asked = [
-        Wanted(
-            word,
-            TASKS[task],
-            _resolve(name or models[task], TASKS[task]),
-            _options(TASKS[task], options),
-            DETECTION if word.endswith(HEAD) else None,
-        )
-        for word, (task, _, name) in split.items()
+        Wanted(word, task, _resolve(name or models[task.name], task), _options(task, options), head_of)
+        for word, (task, name, head_of) in found.items()
     ]
     known_options = {name for one in asked for name in type(one.options).model_fields}
     if unused := options.keys() - known_options:
-        raise UserError(f"{flag(min(unused))} is no option of {', '.join(features)}.")
+        raise UserError(f"{flag(min(unused))} is no option of {', '.join(words)}.")
     for index, one in enumerate(asked):
         if same := [other for other in asked[:index] if (other.tag, other.head_of) == (one.tag, one.head_of)]:
             raise UserError(f"--features: {same[0].word!r} and {one.word!r} mean the same model.")

@@ -4,7 +4,8 @@ import io
 import json
 import types
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +43,8 @@ def as_arrow(kind: Any) -> pa.DataType:
     """Return Arrow's type for a field of our contract."""
     if kind in _SIMPLE:
         return _SIMPLE[kind]
+    if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, StrEnum)):
+        return pa.string()
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return pa.struct([(name, as_arrow(field.annotation)) for name, field in kind.model_fields.items()])
     origin, inner = get_origin(kind), [one for one in get_args(kind) if one is not type(None)]

@@ -10,28 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_LABEL = pa.struct([("label", pa.string()), ("score", pa.float64())])
-_OBJECT = pa.struct([("label", pa.string()), ("score", pa.float64()), ("box", pa.list_(pa.float64()))])
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("group", pa.string()),
-        ("uri", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("status", pa.string()),
-        ("error", pa.struct([("code", pa.string()), ("message", pa.string())])),
-        (
-            "quality",
-            pa.struct(
-                [*((name, pa.float64()) for name in ("brightness", "contrast", "sharpness")), ("hash", pa.string())]
-            ),
-        ),
-        ("classification", pa.struct([("labels", pa.list_(_LABEL))])),
-        ("detection", pa.struct([("objects", pa.list_(_OBJECT))])),
-        ("carried", pa.struct([("town", pa.string())])),
-    ]
-)
+from bulk.rows import schema
+from vision.tasks.classification.spec import Classification
+from vision.tasks.detection.spec import Detection
+
+SCHEMA = schema({"classification": Classification, "detection": Detection}, carried=pa.struct([("town", pa.string())]))
 
 
 def row(
@@ -70,14 +53,14 @@ def failed(id: str, group: str | None, code: str = "undecodable_image") -> dict[
     return row(id, group, **nothing, status="error", error={"code": code, "message": "The picture is broken."})
 
 
-def write(folder: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema = SCHEMA, shard: int = 1000) -> Path:
+def write(folder: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema = SCHEMA, shard: int = 1000) -> Path:
     """Write rows in shards, and the manifest that says what was asked."""
     folder.mkdir(parents=True, exist_ok=True)
     rest = iter(rows)
     index = 0
     while some := list(islice(rest, shard)):
-        pq.write_table(pa.Table.from_pylist(some, schema), folder / f"part-{index:05}.parquet")
+        pq.write_table(pa.Table.from_pylist(some, columns), folder / f"part-{index:05}.parquet")
         index += 1
-    features: dict[str, Any] = {name: {} for name in schema.names if name.startswith(("classification", "detection"))}
+    features: dict[str, Any] = {name: {} for name in columns.names if name.startswith(("classification", "detection"))}
     (folder / "manifest.json").write_text(json.dumps({"asked": {"photos": "photos", "features": features}}))
     return folder

@@ -148,7 +148,7 @@ def test_it_has_no_compiler_no_cache_and_no_test_of_ours(image: Image) -> None:
 def test_without_cuda_it_is_small_above_its_base(image: Image) -> None:
     if any(image.packages.glob("nvidia_c*")):
         pytest.skip("this one has CUDA")
-    assert image.megabytes() - base_megabytes() <= 780
+    assert image.megabytes() - base_megabytes() <= 700
     assert not (image.packages / "torch").exists()
 
 

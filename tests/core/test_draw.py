@@ -113,9 +113,8 @@ def test_the_page_gives_a_label_the_same_colour() -> None:
 def seen_with(size: tuple[int, int]) -> tuple[Seen, dict[str, Question]]:
     task = replace(TASKS["detection"], marks=lambda _: BOX)
     model: Any = type("M", (), {"task": task})()
-    return Seen(size, {"detection": VisionError(Code.INTERNAL, "no") if not size else BOX}, {"total": 1.0}), {  # type: ignore[dict-item]
-        "detection": Question(model, task.options())
-    }
+    found: Any = BOX
+    return Seen(size, {"detection": found}, {"total": 1.0}), {"detection": Question(model, task.options())}
 
 
 @pytest.mark.parametrize("media_type", ["image/jpeg", "image/png"])

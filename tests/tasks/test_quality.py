@@ -171,9 +171,8 @@ def test_the_search_on_graphs_writes_what_transformers_writes(
     keep = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
     found, rules = eager.model.generate(pixel_values=pixels, **wish, **keep), eager.model.generation_config
     ends = (found.sequences[:, 1:] == rules.eos_token_id).int()
-    said = (
-        ends.cumsum(1) - ends == 0
-    )  # to its first end; transformers takes a padding of 0 for none, and fills up with ends
+    # A sentence goes to its first end: transformers takes a padding of 0 for none, and fills up with ends.
+    said = ends.cumsum(1) - ends == 0
     if wish.get("num_beams") == 1:
         chosen = eager.model.compute_transition_scores(found.sequences, found.logits, normalize_logits=True)
         mean = torch.where(said, chosen, 0.0).sum(1) / said.sum(1)

@@ -179,16 +179,15 @@ def _captioning(folder: Path) -> dict[str, float]:
         mark(graphs, streams)
         writers: dict[str, Writer] = {EAGER: eager, OPENVINO: graph, OPENVINO_STREAMS: StreamsWriter(streams)}
         expected, *others = (writer.write(pictures, options) for writer in writers.values())
-        if not all(_as_likely(one, other) for said in others for one, other in zip(said, expected, strict=True)):
+        if not all(_is_same(one, other) for said in others for one, other in zip(said, expected, strict=True)):
             raise ValueError("its sentences are found in another way than here.")
         found = paces({name: partial(writer.write, pictures, options) for name, writer in writers.items()})
         keep_fastest(found, graphs, streams, folder)
     return found
 
 
-def _as_likely(one: Sentence, other: Sentence) -> bool:
-    """Whether two sentences are the same, or rank so alike that the least difference of pixels decides."""
-    return abs(one.score - other.score) <= TOLERANCE
+def _is_same(one: Sentence, other: Sentence) -> bool:
+    return one.text == other.text and abs(one.score - other.score) <= TOLERANCE
 
 
 def _convert_captioner(parts: Family, eager: TransformersWriter, out: Path) -> None:

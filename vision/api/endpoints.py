@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from vision.bento import served
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Failure, Options, PictureResult, Quality
+from vision.core.subject import HEAD
 from vision.core.task import Task
 from vision.insights import rules
-from vision.insights.pictures import DETECTION, HEAD, QUALITY
+from vision.insights.pictures import DETECTION, QUALITY
 from vision.insights.profile import Insights
 from vision.tasks import TASKS
+from vision.tasks.features import feature, features
 
 
 class Drawable(Options):
@@ -76,24 +78,13 @@ class Endpoint:
 
 
 def _features(chosen: Any) -> Iterator[Wanted]:
-    words = dict.fromkeys(chosen.features)
-    for word in words:
-        name, model, head = _parts(word)
-        if head and DETECTION not in words:
-            raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} needs {DETECTION!r} beside it.")
-        yield Wanted(word, TASKS[name], model, _of(TASKS[name], chosen), DETECTION if head else None)
-
-
-def _parts(word: str) -> tuple[str, str | None, bool]:
-    """Return the task that a feature means, the model if it names one, and whether it is about the head."""
-    whole = word.removesuffix(HEAD)
-    name, colon, model = whole.partition(":")
-    head = whole != word
-    if name not in TASKS or (colon and not model) or (head and name == DETECTION):
-        known = ", ".join(f"{task}, {task}:MODEL" for task in TASKS)
-        several = " Repeat `features`, once for each." if "," in word else ""
-        raise VisionError(Code.INVALID_OPTION, f"features: {word[:200]!r} is none; known are {known}.{several}")
-    return name, model or None, head
+    try:
+        found = features(chosen.features)
+    except ValueError as error:
+        several = " Repeat `features`, once for each." if any("," in word for word in chosen.features) else ""
+        raise VisionError(Code.INVALID_OPTION, f"features: {error}{several}") from error
+    for word, (task, model, head_of) in found.items():
+        yield Wanted(word, task, model, _of(task, chosen), head_of)
 
 
 SIGNALS: dict[str, dict[str, Any]] = {
@@ -107,9 +98,8 @@ def _signals() -> Iterator[Wanted]:
     """What insights need to know: the default classifier's labels and detector's objects, and what the rules name."""
     for word in dict.fromkeys((*SIGNALS, *served.rules().features)):
         if word != QUALITY:
-            name, model, head = _parts(word)
-            options = TASKS[name].options(**SIGNALS.get(name, {}))
-            yield Wanted(word, TASKS[name], model, options, DETECTION if head else None)
+            task, model, head_of = feature(word)
+            yield Wanted(word, task, model, task.options(**SIGNALS.get(task.name, {})), head_of)
 
 
 def _of(task: Task, chosen: Options) -> Options:

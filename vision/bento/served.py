@@ -12,10 +12,11 @@ from vision.core.look import ServedModel
 from vision.core.queues import Queue
 from vision.core.schemas import Card
 from vision.core.task import Task
-from vision.insights.pictures import HEAD, QUALITY
+from vision.insights.pictures import QUALITY
 from vision.insights.rules import Rules
 from vision.settings import PREFIX, SETTINGS
 from vision.tasks import TASKS
+from vision.tasks.features import feature
 
 
 @cache  # what is saved later is not what the runners loaded
@@ -57,22 +58,21 @@ def rules() -> Rules:
     there = SETTINGS.insights_rules
     if there.sunglasses and there.sunglasses.where_served and not _is_served(there.sunglasses.feature):
         there = there.without_sunglasses()
-    for feature, needed_by in there.features.items():
-        if not _is_served(feature):
+    for word, needed_by in there.features.items():
+        if not _is_served(word):
             known = ", ".join(f"{task}:{card.name}" for task in TASKS for card in cards(task))
             raise ValueError(
-                f"{PREFIX}INSIGHTS_RULES: {needed_by} needs {feature}, which is not served; served are {known}."
+                f"{PREFIX}INSIGHTS_RULES: {needed_by} needs {word}, which is not served; served are {known}."
             )
     return there
 
 
-def _is_served(feature: str) -> bool:
-    task, _, model = feature.removesuffix(HEAD).partition(":")
-    if feature == QUALITY:
+def _is_served(word: str) -> bool:
+    if word == QUALITY:
         return True
-    names = {
-        name
-        for card in (cards(task) if task in TASKS else ())
-        for name in ("", card.name, f"{card.name}:{card.version}")
-    }
+    try:
+        task, model, _ = feature(word)
+    except ValueError:
+        return False
+    names = {name for card in cards(task.name) for name in (None, card.name, f"{card.name}:{card.version}")}
     return model in names

@@ -6,6 +6,9 @@ from typing import Protocol, TypeVar
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels."""
 
+HEAD = "@head"
+"""How the word of a feature ends that is asked about the main subject's head."""
+
 PERSON, LEAST_SCORE = "person", 0.3
 """Who counts: a person that a detector is as sure of as this."""
 

@@ -12,9 +12,6 @@ DETECTION = "detection"
 
 QUALITY = "quality"
 
-HEAD = "@head"
-"""How the word of a feature ends that was asked about the main subject's head."""
-
 NEAR = 8
 """Bits of 64 in which the hashes of near duplicates differ at most."""
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from vision.core.schemas import ErrorBody, Quality
-from vision.core.subject import Box
-from vision.insights.pictures import HEAD, Picture, Sight
+from vision.core.subject import HEAD, Box
+from vision.insights.pictures import Picture, Sight
 from vision.insights.rules import Profile, Rules, Severity
 
 Index = int

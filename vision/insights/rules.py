@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vision.core import subject
-from vision.insights.pictures import DETECTION, HEAD, QUALITY, Picture, near_duplicates
+from vision.core.subject import HEAD
+from vision.insights.pictures import DETECTION, QUALITY, Picture, near_duplicates
 
 SHIPPED = Path(__file__).with_name("rules.yaml")
 
