@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from statsmodels.stats.proportion import proportion_confint
 
 from testkit.photographs import SHARED
 from vision.bento import store
@@ -118,10 +119,8 @@ def rates(said: Flags, worn: Flags) -> tuple[float, float]:
 
 def interval(right: int, of: int) -> str:
     """Return Wilson's 95 % interval of a share (1927)."""
-    z, share = 1.96, right / max(of, 1)
-    middle = share + z * z / (2 * of)
-    half = z * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return f"{(middle - half) / (1 + z * z / of):.2f} to {(middle + half) / (1 + z * z / of):.2f}"
+    low, high = proportion_confint(right, max(of, 1), method="wilson")
+    return f"{low:.2f} to {high:.2f}"
 
 
 def threshold(scores: Floats, worn: Flags) -> float | None:

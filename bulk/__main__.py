@@ -51,11 +51,12 @@ def score(arguments: argparse.Namespace) -> int:
     from bulk.listing import Columns, listing
     from bulk.places import place
     from bulk.progress import Progress, by_kind
+    from bulk.rows import MANIFEST
 
     wanted = _wanted(arguments)
     columns = Columns(arguments.path_column, arguments.id_column, arguments.group_column)
     out = place(arguments.out)
-    if run.MANIFEST not in out.names():
+    if MANIFEST not in out.names():
         listing(arguments.photos, columns)  # who mistypes it should not wait for models
     asked = _load(wanted, arguments)
     cards = {one.wanted.word: one.model.card for one in asked}

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulk import UserError
+from bulk.rows import MANIFEST
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Failure, Quality
 from vision.insights.pictures import QUALITY, Picture
 from vision.insights.rules import LEAST_LABEL, LEAST_OBJECT, Rules
 
-MANIFEST = "manifest.json"
 ALWAYS = ("classification", "detection", QUALITY)
 BESIDE = ("id", "uri", "width", "height", "status", "error")
 MEMORY = "1GB"

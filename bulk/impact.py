@@ -222,42 +222,34 @@ def sentence(
     )
 
 
+SIGNAL = ("signal", "feature", "label", "kind")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in SIGNAL),
+        ("groups", pa.int64()),
+        *((name, pa.float64()) for name in ("effect", "low", "high", "p", "q")),
+        ("survives", pa.bool_()),
+        ("cluster", pa.int64()),
+        ("leads", pa.bool_()),
+        ("reach", pa.int64()),
+        ("sentence", pa.string()),
+    ]
+)
+"""Of the table: what a Signal is called, and a Finding's fields."""
+
+
 def as_table(found: Impact) -> pa.Table:
     """Return a row a signal, the least p first."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "signal": one.signal.name,
-                "feature": one.signal.feature,
-                "label": one.signal.label,
-                "kind": one.signal.kind,
-                "groups": one.groups,
-                "effect": one.effect,
-                "low": one.low,
-                "high": one.high,
-                "p": one.p,
-                "q": one.q,
-                "survives": one.survives,
-                "cluster": one.cluster,
-                "leads": one.leads,
-                "reach": one.reach,
-                "sentence": one.sentence,
-            }
-            for one in found.findings
-        ],
-        pa.schema(
-            [
-                *((name, pa.string()) for name in ("signal", "feature", "label", "kind")),
-                ("groups", pa.int64()),
-                *((name, pa.float64()) for name in ("effect", "low", "high", "p", "q")),
-                ("survives", pa.bool_()),
-                ("cluster", pa.int64()),
-                ("leads", pa.bool_()),
-                ("reach", pa.int64()),
-                ("sentence", pa.string()),
-            ]
-        ),
-    )
+    own = [name for name in SCHEMA.names if name not in SIGNAL]
+    rows = [
+        {
+            "signal": one.signal.name,
+            **{name: getattr(one.signal, name) for name in SIGNAL[1:]},
+            **{name: getattr(one, name) for name in own},
+        }
+        for one in found.findings
+    ]
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def write(found: Impact, out: Path) -> None:

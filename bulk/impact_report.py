@@ -43,7 +43,7 @@ def write(found: Impact, out: Path) -> None:
         found=found,
         lines=plot(leaders[:PLOTTED]),
         width=WIDTH,
-        zero=_zero(leaders[:PLOTTED]),
+        zero=_x(leaders[:PLOTTED], 0),
         told=told,
         others={one.cluster: [other for other in found.findings if other.cluster == one.cluster] for one in told},
         survivors=sum(one.survives for one in found.findings),
@@ -55,10 +55,6 @@ def write(found: Impact, out: Path) -> None:
 def plot(findings: Sequence[Finding]) -> list[Line]:
     """Lay out effects and intervals on one scale, on which 0 always lies."""
     return [Line(one, *(_x(findings, value) for value in (one.effect, one.low, one.high))) for one in findings]
-
-
-def _zero(findings: Sequence[Finding]) -> float:
-    return _x(findings, 0)
 
 
 def _x(findings: Sequence[Finding], value: float) -> float:

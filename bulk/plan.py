@@ -7,6 +7,8 @@ from math import sqrt
 from statistics import mean, stdev
 from time import perf_counter
 
+from statsmodels.stats.proportion import proportion_confint
+
 from bulk import UserError
 from bulk.addresses import Entry
 from bulk.rows import Row
@@ -37,7 +39,7 @@ class Plan:
         return self.pictures / rate / machines / 3600
 
     def told(self, machines: Sequence[int], machine_hour: float | None) -> str:
-        low, high = _wilson(self.failed, self.sampled)
+        low, high = proportion_confint(self.failed, self.sampled, method="wilson")
         gigabytes = self.pictures * self.mean_bytes / 1e9
         lines = [
             f"{self.pictures:,} pictures, {gigabytes:,.2f} GB; {self.sampled:,} were scored",
@@ -108,13 +110,6 @@ def rates(times: Sequence[float]) -> tuple[float, float, float]:
     error = STUDENT * stdev(seconds) / sqrt(BLOCKS)
     slow, fast = 1 / overall + error, 1 / overall - error
     return overall, 1 / slow, 1 / fast if fast > 0 else float("inf")
-
-
-def _wilson(hits: int, of: int) -> tuple[float, float]:
-    """A share's 95 % interval (Wilson, 1927)."""
-    z = 1.96
-    middle, half = (hits + z * z / 2) / (of + z * z), z * sqrt(hits * (of - hits) / of + z * z / 4) / (of + z * z)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _hours(hours: float) -> str:

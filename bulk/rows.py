@@ -15,6 +15,9 @@ from bulk import UserError
 from bulk.places import Place
 from vision.core.schemas import Quality
 
+MANIFEST = "manifest.json"
+"""Beside the shards: what was asked, when, by which versions, where."""
+
 Row = dict[str, Any]
 
 _SIMPLE = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}

@@ -20,13 +20,12 @@ from bulk.lists import List
 from bulk.places import Place
 from bulk.progress import Progress
 from bulk.questions import Wanted
-from bulk.rows import Format, Row
+from bulk.rows import MANIFEST, Format, Row
 from bulk.score import Scorer
 from vision.core.errors import KINDS, Code
 from vision.core.images import PIXELS
 from vision.core.schemas import Card, Model
 
-MANIFEST = "manifest.json"
 LIBRARIES = ("openvino", "torch", "transformers", "pillow", "pyarrow")
 
 
