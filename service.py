@@ -5,9 +5,7 @@ import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import aiohttp
@@ -245,10 +243,7 @@ async def ready(_: Request) -> Response:
 
 async def version(_: Request) -> Response:
     """GET /version: what runs here."""
-    libraries = {}
-    for name in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):  # the light install lacks some
-            libraries[name] = metadata.version(name)
+    libraries = vision.installed(*LIBRARIES)
     return answers.Json({"version": vision.__version__, "bento": bento_version(), "libraries": libraries})
 
 

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import vision
@@ -142,7 +141,7 @@ def _new(
             "versions": {
                 "vision": vision.__version__,
                 "pixels": PIXELS,
-                **{name: metadata.version(name) for name in LIBRARIES},
+                **vision.installed(*LIBRARIES),
             },
             "machine": {"name": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
         }

@@ -22,10 +22,10 @@ def uv(*arguments: str | Path) -> str:
     return run.stdout
 
 
-def install(folder: Path) -> Path:
-    """Install requirements-light.lock into a new environment; return the folder of its programs."""
+def install(folder: Path, lock: str = "requirements-light.lock") -> Path:
+    """Install a lock file into a new environment; return the folder of its programs."""
     programs = folder / "bin"
     uv("venv", "--quiet", "--python", sys.executable, folder)
     options = ("--quiet", "--require-hashes", "--no-deps", "--python", programs / "python")
-    uv("pip", "install", *options, "-r", "requirements-light.lock")
+    uv("pip", "install", *options, "-r", lock)
     return programs
