@@ -18,5 +18,5 @@ def test_a_folder_is_scored_without_torch(home: Path, tmp_path_factory: pytest.T
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["models"].keys() >= {"openvino", "pyarrow"}
-    assert "torch" not in manifest["models"]
+    assert manifest["versions"].keys() >= {"openvino", "pyarrow"}
+    assert "torch" not in manifest["versions"]
