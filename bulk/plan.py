@@ -41,19 +41,20 @@ class Plan:
     def told(self, machines: Sequence[int], machine_hour: float | None) -> str:
         low, high = proportion_confint(self.failed, self.sampled, method="wilson")
         gigabytes = self.pictures * self.mean_bytes / 1e9
+        sure = f"{self.low:,.1f} to {self.high:,.1f}" if self.low else "too few to say how sure that is"
         lines = [
             f"{self.pictures:,} pictures, {gigabytes:,.2f} GB; {self.sampled:,} were scored",
             f"{self.failed / self.sampled:.1%} fail ({low:.1%} to {high:.1%}); {self.unread:,} of these cannot be read",
             f"{self.copies:,} of the sample are copies of others in it",
-            f"{self.rate:,.1f} pictures/s on this machine ({self.low:,.1f} to {self.high:,.1f})",
+            f"{self.rate:,.1f} pictures/s on this machine ({sure})",
         ]
         for number in machines:
-            hours = [self.hours(rate, number) for rate in (self.rate, self.high, self.low)]
-            line = (
-                f"{number:,} machine{'s' * (number > 1)}: {_hours(hours[0])} ({_hours(hours[1])} to {_hours(hours[2])})"
-            )
+            hours = self.hours(self.rate, number)
+            line = f"{number:,} machine{'s' * (number > 1)}: {_hours(hours)}"
+            if self.low:
+                line += f" ({_hours(self.hours(self.high, number))} to {_hours(self.hours(self.low, number))})"
             if machine_hour is not None:
-                line += f", {hours[0] * number * machine_hour:,.2f} at {machine_hour:g} a machine-hour"
+                line += f", {hours * number * machine_hour:,.2f} at {machine_hour:g} a machine-hour"
             lines.append(line)
         return "\n".join(lines)
 

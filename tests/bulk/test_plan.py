@@ -46,6 +46,12 @@ def test_hours_and_money_are_told_of_one_machine_and_of_many() -> None:
     assert "10 machines: 1.0 h (54.5 min to 1.1 h), 25.00 at" in told
 
 
+def test_of_a_few_pictures_no_interval_is_told() -> None:
+    told = Plan(4, 4, 8, *rates([0.0, 0.1, 0.2, 0.3, 0.5])[1:], 1e5, 0, 0, 0).told([1], machine_hour=None)
+    assert "8.0 pictures/s on this machine (too few to say" in told
+    assert told.endswith("1 machine: 0.0 min")
+
+
 def test_what_a_sample_holds_is_counted(tmp_path: Path) -> None:
     for index in range(20):
         data = encoded(Image.new("RGB", (8, 8), (index // 2, 0, 0)))
