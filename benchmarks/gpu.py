@@ -324,7 +324,8 @@ def over_http(work: Path, results: Figures, device: str, end: float, *, tiny: bo
         results.note("HTTP, how it runs", lines[:3])
         ask_all(f"{url}/classify", server, work, results, end, tiny=tiny)
     finally:
-        server.terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.terminate()
         try:
             server.wait(15)
         except psutil.TimeoutExpired:

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,8 +55,14 @@ def convert(pt: Path, out: Path) -> None:
     """
     with TemporaryDirectory() as folder:
         run = subprocess.run(
-            [sys.executable, "-I", __file__, str(pt.absolute()), str(out.absolute())],
-            env={"YOLO_CONFIG_DIR": folder, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "HOME": folder},
+            [sys.executable, "-sP", __file__, str(pt.absolute()), str(out.absolute())],
+            env={
+                "PYTHONPATH": _home_of("ultralytics"),  # all else that the caller has set stays behind
+                "YOLO_CONFIG_DIR": folder,
+                "YOLO_OFFLINE": "true",
+                "YOLO_AUTOINSTALL": "false",
+                "HOME": folder,
+            },
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -66,6 +73,12 @@ def convert(pt: Path, out: Path) -> None:
     if run.returncode != 0:
         reason = (run.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         raise ValueError(f"{pt.name} was not converted: {reason}")
+
+
+def _home_of(package: str) -> str:
+    """Return the folder that holds a package, as this process finds it; nothing where it is not installed."""
+    spec = find_spec(package)
+    return str(Path(spec.origin).parents[1]) if spec and spec.origin else ""
 
 
 def _convert(pt: Path, out: Path) -> None:
