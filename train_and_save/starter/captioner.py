@@ -4,7 +4,7 @@ An EfficientNet-Lite2 that knows ImageNet, a transformer block and a small GPT-2
 and other colours of the photographs: the network that sees learns what people tell. A sentence counts the more, the
 better it agrees with the other four of its photograph, which CIDEr-D measures (Phan et al. 2017,
 https://arxiv.org/abs/1712.09532). What is kept is a moving average of the weights, of the epoch that tells photographs
-best which it did not learn from. A GPU needs some minutes, two CPU cores most of a day.
+best which it did not learn from. It is meant for a GPU, which needs some minutes; CPU cores need days.
 """
 
 import copy
@@ -216,7 +216,7 @@ class Training:
 def loss_of(model: VisionEncoderDecoderModel, seen: Tensor, told: Tensor, count: Tensor) -> Tensor:
     """Cross-entropy a word, with label smoothing: of pictures (B, 3, H, W), sentences (B, R, T), what each counts."""
     rows = told.flatten(0, 1)
-    with torch.autocast(seen.device.type, torch.bfloat16):
+    with torch.autocast(seen.device.type, torch.bfloat16, enabled=seen.is_cuda):
         attended = model.encoder(seen).last_hidden_state.repeat_interleave(told.shape[1], dim=0)
         logits = model.decoder(input_ids=rows[:, :-1], encoder_hidden_states=attended, use_cache=False).logits
     target = rows[:, 1:].masked_fill((rows[:, 1:] == PAD) | (rows[:, 1:] == UNKNOWN), -100)
