@@ -23,7 +23,7 @@ from vision.api import answers, cors, openapi, page, profiles, requests, wire
 from vision.api.door import Door
 from vision.api.endpoints import ENDPOINTS, Endpoint, InsightsOptions, Wanted
 from vision.api.facts import FACTS
-from vision.bento import gpu_metrics, logs, preflight, shutdown, supervisor
+from vision.bento import gpu_metrics, logs, preflight, shutdown, supervisor, workers
 from vision.bento.app import TRACING, PublicService, api, bento_version, serving
 from vision.bento.hop import Caller
 from vision.bento.runners import RUNNERS
@@ -73,6 +73,7 @@ def with_tasks(service: Any) -> Any:
     name="vision",
     service_class=VisionService,
     http={"host": "127.0.0.1"},
+    workers=workers.COUNT,
     logging={"access": {"enabled": False}},  # the door writes a line for each request
     tracing=TRACING,
     # "none" is no distro that BentoML knows: for one it would install compilers into the image.
@@ -95,8 +96,10 @@ class Vision:
         logs.configure()
         self._callers = {name: Caller(task) for name, task in TASKS.items()}
         self.models = {name: served(task, self._callers[name]) for name, task in TASKS.items()}
-        self._decoders = Decoders(os.cpu_count() or 1, SETTINGS.limits(), SETTINGS.key_pixels, SETTINGS.request_seconds)
-        self._warm = set[str]()
+        places = max(1, (os.cpu_count() or 1) // workers.COUNT)
+        self._decoders = Decoders(
+            places, SETTINGS.limits(), SETTINGS.key_pixels, SETTINGS.request_seconds, workers.ledger()
+        )
 
     async def answer(self, request: Request, endpoint: Endpoint) -> Response:
         """Answer a request to an endpoint."""
@@ -177,23 +180,27 @@ class Vision:
 
     async def readiness(self) -> dict[str, dict[str, str]]:
         """Say of each runner and model whether it is ready, starting, unreachable, or stopping with the service."""
-        if shutdown.DRAINING.is_set():  # no runner is asked: who asks should know at once
+        if shutdown.is_draining():  # no runner is asked: who asks should know at once
             alive = dict.fromkeys(TASKS, False)
         else:
             alive = dict(zip(TASKS, await asyncio.gather(*map(self._is_alive, TASKS)), strict=True))
-        models = {model.tag: self._state(model, alive) for served in self.models.values() for model in served}
+        models = {
+            model.tag: self._state(alive[task], workers.warm(task, index))
+            for task, served in self.models.items()
+            for index, model in enumerate(served)
+        }
         runners = {
             task: next((models[model.tag] for model in served if models[model.tag] != "ready"), "ready")
             for task, served in self.models.items()
         }
         return {"runners": runners, "models": models}
 
-    def _state(self, model: ServedModel, alive: Mapping[str, bool]) -> str:
-        if shutdown.DRAINING.is_set():
+    def _state(self, alive: bool, warm: str) -> str:
+        if shutdown.is_draining():
             return "stopping"
-        if not alive[model.task.name]:
+        if not alive:
             return "unreachable"
-        return "ready" if model.tag in self._warm else "starting"
+        return "ready" if workers.ledger().cell(warm) else "starting"
 
     async def _is_alive(self, task: str) -> bool:
         try:
@@ -209,20 +216,29 @@ class Vision:
             return [None] * len(self.models[task])
 
     async def _warm_up(self) -> None:
-        """Send grey pictures to each model: BentoML's batching trains on the first eleven calls."""
+        """Send grey pictures to each model: BentoML's batching trains on the first eleven calls.
 
-        async def warm(model: ServedModel) -> None:
+        A model is warm when each public process has done so; one that takes a dead one's place finds it warm.
+        """
+        ledger = workers.ledger()
+
+        async def warm(model: ServedModel, name: str) -> None:
             grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), model.task.options())
             while isinstance(await model.queue.predict(grey), VisionError):
                 await asyncio.sleep(0.5)
             for _ in range(11):
                 await model.queue.predict(grey)
-            self._warm.add(model.tag)
+            with ledger.exclusive():
+                ledger.set(name, 1)
+                if ledger.total(name) == workers.COUNT:
+                    ledger.put(name, 1)
 
-        await asyncio.gather(*(warm(model) for served in self.models.values() for model in served))
+        models = {workers.warm(task, i): one for task, served in self.models.items() for i, one in enumerate(served)}
+        await asyncio.gather(*(warm(model, name) for name, model in models.items()))
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
         supervisor.say_started()
-        log.info("ready: %s", ", ".join(model.tag for served in self.models.values() for model in served))
+        if all(map(ledger.cell, models)):  # this is the last
+            log.info("ready: %s", ", ".join(model.tag for model in models.values()))
 
 
 async def list_models(_: Request) -> Response:

@@ -82,6 +82,10 @@ class _Settings(BaseSettings):
         None, description="Where `optimize` keeps code for this GPU; beside the model in the store where unset."
     )
 
+    workers: int | None = Field(
+        None, ge=1, le=64, description="Public processes; by default by cores where there is a GPU, else 1."
+    )
+
     max_images: int = Field(16, ge=1, le=64, description="Pictures in a request.")
     max_image_bytes: int = Field(20_000_000, ge=1, description="Bytes of a picture.")
     max_request_bytes: int = Field(64_000_000, ge=1, description="Bytes of a request's body.")

@@ -1,12 +1,15 @@
 """The way of GPUs, on the CPU device: batches, out of memory, errors that stay, compiled code, and every family."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
+from ultralytics.models.yolo.model import YOLO
 
 from testkit.photographs import PHOTOS
 from testkit.servers import OFFLINE, ROOT, another
@@ -28,6 +34,7 @@ from vision.core.errors import VisionError
 from vision.core.predictor import predict_each
 from vision.core.schemas import Item
 from vision.tasks import TASKS
+from vision.tasks.detection import yolo_module
 
 PLAN = Plan("cpu", torch.float32)
 
@@ -328,3 +335,50 @@ def test_what_was_chosen_is_kept_in_the_store_and_told_by_the_card_or_kept_in_a_
 
     assert keep(tmp_path, tmp_path / "engines") == ["None None False", "eager bfloat16"]
     assert keep(tmp_path) == ["12.5 0.999 True", "eager bfloat16"]
+
+
+def test_an_encoder_of_pictures_makes_no_mask_while_it_is_exported() -> None:
+    """Attention with a mask, even one that hides nothing, has no fast kernel."""
+    torch.manual_seed(0)
+    model: Any = ViTForImageClassification(ViTConfig(num_hidden_layers=1, hidden_size=24, num_attention_heads=2)).eval()
+    pixels = torch.rand(2, 3, 224, 224)
+
+    def masks() -> list[int]:
+        with torch.no_grad():
+            nodes = torch.export.export(model, (pixels,)).graph.nodes
+        return [len(node.args) for node in nodes if "scaled_dot_product_attention" in str(node.target)]
+
+    with torch.no_grad():
+        before = model(pixels).logits
+    assert masks() == [4]  # query, key, value and the mask
+    cuda.unmasked(model)
+    assert masks() == [3]
+    with torch.no_grad():
+        assert torch.equal(model(pixels).logits, before)
+
+
+def test_why_a_recording_failed_is_what_went_wrong_first() -> None:
+    with pytest.raises(RuntimeError) as raised, raising_at_its_end():
+        raise RuntimeError("operation not permitted when stream is capturing")
+    assert str(cuda.reason(raised.value)) == "operation not permitted when stream is capturing"
+
+
+@contextmanager
+def raising_at_its_end() -> Iterator[None]:
+    """As torch.cuda.graph does."""
+    try:
+        yield
+    finally:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_a_yolo_keeps_its_strides_on_the_cpu(tmp_path: Path) -> None:
+    """Else making anchor points waits for the GPU, and cannot be recorded; "meta" stands for it here."""
+    network: Any = YOLO("yolo26n.yaml", verbose=False).model
+    weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    labels = [str(label) for label in range(80)]
+    (tmp_path / "config.json").write_text(json.dumps({"yaml": network.yaml, "labels": labels}))
+    module: Any = cuda.Best(yolo_module.load(tmp_path))
+    head = module.to("meta", torch.float16).network.model.model[-1]
+    assert (head.stride.device.type, head.stride.tolist()) == ("cpu", [8, 16, 32])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import failure
 from testkit.servers import OFFLINE, ROOT, another
 
 pytestmark = pytest.mark.served
@@ -35,3 +36,14 @@ def test_the_script_measures_models_bare_and_over_http(
     assert rows["HTTP, half load, JPEG x 1"]["p99 ms"] > 0
     assert len(rows["targets"]) >= 5
     assert run.stdout.splitlines()[-len(rows["targets"]) :] == rows["targets"]
+
+
+def test_a_part_that_crashes_says_how_and_where() -> None:
+    code = "import faulthandler; print('  12.3 s  vit-base, compiled  89.9', flush=True); faulthandler._sigsegv()"
+    crash = subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], capture_output=True, text=True)
+    said = failure(crash.returncode, crash.stdout + crash.stderr)
+    assert said.startswith("failed: ended by SIGSEGV: Fatal Python error: Segmentation fault | File ")
+    raised = subprocess.run([sys.executable, "-c", "raise ValueError('why')"], capture_output=True, text=True)
+    said = failure(raised.returncode, raised.stderr + "  12.3 s  vit-base, compiled  89.9\n")
+    assert said.startswith("failed: ended with status 1: ")
+    assert said.endswith("ValueError: why")

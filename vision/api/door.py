@@ -17,7 +17,8 @@ from vision.api.endpoints import ENDPOINTS
 from vision.api.facts import FACTS, Facts
 from vision.api.keys import Keys
 from vision.api.requests import check_media_type
-from vision.bento.shutdown import DRAINING
+from vision.bento import shutdown, workers
+from vision.bento.workers import BUFFERED, IN_FLIGHT
 from vision.core.errors import RETRY_AFTER, Code, VisionError
 from vision.settings import SETTINGS
 
@@ -30,6 +31,8 @@ MAX_BUFFERED = 16 * SETTINGS.max_request_bytes
 
 LINGER_SECONDS = 5
 """How long a refused body is read and thrown away, as nginx does: closed at once, the answer would be lost."""
+
+OVERLOADED = VisionError(Code.OVERLOADED, "Too many requests are in work; try again in a moment.")
 
 CLIENT_GONE = 499  # nginx's number, in logs and metrics only
 
@@ -44,9 +47,8 @@ class Door:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.keys = Keys(SETTINGS.api_keys, SETTINGS.key_requests_per_minute, SETTINGS.key_in_flight)
-        self.in_flight = 0
-        self.buffered = 0
+        self.ledger = workers.ledger()
+        self.keys = Keys(SETTINGS.api_keys, SETTINGS.key_requests_per_minute, SETTINGS.key_in_flight, self.ledger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,13 +69,24 @@ class Door:
 
     def check_room(self) -> None:
         """Raises VisionError: overloaded, when no request more can be taken into work."""
-        if self.in_flight >= SETTINGS.max_in_flight:
-            raise VisionError(Code.OVERLOADED, "Too many requests are in work; try again in a moment.")
+        with self.ledger.exclusive():
+            if self.ledger.is_full(IN_FLIGHT, SETTINGS.max_in_flight):
+                raise OVERLOADED
 
-    def count(self, requests: int) -> None:
-        """Add to the requests in work."""
-        self.in_flight += requests
-        metrics.IN_FLIGHT.set(self.in_flight)
+    def enter(self) -> None:
+        """Count a request in work. Raises VisionError: overloaded."""
+        if not self.ledger.add(IN_FLIGHT, 1, SETTINGS.max_in_flight):
+            raise OVERLOADED
+        metrics.IN_FLIGHT.set(self.ledger.own(IN_FLIGHT))
+
+    def forget_the_dead(self) -> None:
+        """Count no more what processes had in work that have ended."""
+        with self.ledger.exclusive():
+            self.ledger.sweep()
+
+    def leave(self) -> None:
+        self.ledger.count(IN_FLIGHT, -1)
+        metrics.IN_FLIGHT.set(self.ledger.own(IN_FLIGHT))
 
 
 class Visit:
@@ -107,6 +120,8 @@ class Visit:
             self.key = self.door.keys.name(self.headers.get("authorization"))
             self.facts.caller = self.key or self.facts.caller
         if self.route not in ENDPOINTS:
+            if self.route == "/metrics":
+                self.door.forget_the_dead()
             self.complete.set()
             return
         if self.is_encoded():
@@ -153,14 +168,12 @@ class Visit:
         if message["type"] == "http.disconnect":
             raise VisionError(Code.MALFORMED_REQUEST, "The body ended early.")
         size = len(message.get("body", b""))
-        self.received += size
-        self.door.buffered += size
-        _check_length(self.received)
-        if self.door.buffered > MAX_BUFFERED:
+        _check_length(self.received + size)
+        if not self.door.ledger.add(BUFFERED, size, MAX_BUFFERED):
             raise VisionError(Code.OVERLOADED, "Too many bodies are on their way in; try again in a moment.")
+        self.received += size
         if not message.get("more_body", False):
-            self.door.check_room()
-            self.door.count(1)
+            self.door.enter()
             self.counted = True
             self.complete.set()
         return message
@@ -213,7 +226,7 @@ class Visit:
             headers["accept-encoding"] = "identity"  # tells it from a wrong media type (RFC 9110, 12.5.3)
         if status == 405 and self.route:
             headers["allow"] = ", ".join(_methods(self.route))
-        if DRAINING.is_set() or not self.complete.is_set():
+        if shutdown.is_draining() or not self.complete.is_set():
             headers["connection"] = "close"
 
     async def _linger(self) -> None:
@@ -224,9 +237,9 @@ class Visit:
 
     def leave(self) -> None:
         """Give back what the request held, and tell of it."""
-        self.door.buffered -= self.received
+        self.door.ledger.count(BUFFERED, -self.received)
         if self.counted:
-            self.door.count(-1)
+            self.door.leave()
         if self.entered:
             self.door.keys.leave(self.key)
         if self.refused:

@@ -5,29 +5,26 @@ import hmac
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import monotonic
 
+from vision.bento.workers import bucket_of, in_flight_of
 from vision.core.errors import Code, VisionError
-
-
-@dataclass
-class Account:
-    """What a key has used: `tokens` requests are left, as of `updated`; a bucket that fills through the minute."""
-
-    tokens: float
-    updated: float
-    in_flight: int = 0
+from vision.core.ledger import Ledger
 
 
 class Keys:
-    """The live keys and their quotas. Only sha256 digests are held: keys are 256 random bits, so no salt is needed."""
+    """The live keys and their quotas. Only sha256 digests are held: keys are 256 random bits, so no salt is needed.
 
-    def __init__(self, digests: Mapping[str, str], per_minute: int | None, in_flight: int | None) -> None:
+    What a key may send in a minute is a bucket that fills through the minute, and stands in the ledger.
+    """
+
+    def __init__(
+        self, digests: Mapping[str, str], per_minute: int | None, in_flight: int | None, ledger: Ledger
+    ) -> None:
         self._digests = digests
         self._per_minute = per_minute
         self._in_flight = in_flight
-        self._accounts = {name: Account(per_minute or 0, monotonic()) for name in digests}
+        self._ledger = ledger
 
     def name(self, authorization: str | None) -> str | None:
         """Return whose key an Authorization header holds; None where no keys are set.
@@ -49,21 +46,30 @@ class Keys:
         """Count a request that begins. Raises VisionError: quota_exceeded."""
         if name is None:
             return
-        account, now = self._accounts[name], monotonic()
-        if self._in_flight and account.in_flight >= self._in_flight:
-            raise VisionError(Code.QUOTA_EXCEEDED, f"This key has {self._in_flight} requests in work; wait for them.")
-        if self._per_minute:
-            refilled = account.tokens + (now - account.updated) * self._per_minute / 60
-            account.tokens, account.updated = min(self._per_minute, refilled), now
-            if account.tokens < 1:
-                raise VisionError(Code.QUOTA_EXCEEDED, f"This key may send {self._per_minute} requests a minute.")
-            account.tokens -= 1
-        account.in_flight += 1
+        column = in_flight_of(name)
+        with self._ledger.exclusive():
+            if self._in_flight and self._ledger.is_full(column, self._in_flight):
+                raise VisionError(
+                    Code.QUOTA_EXCEEDED, f"This key has {self._in_flight} requests in work; wait for them."
+                )
+            if self._per_minute:
+                self._spend(name, self._per_minute)
+            self._ledger.count(column, 1)
 
     def leave(self, name: str | None) -> None:
         """Count a request that ended, once for each `enter` that did not raise."""
         if name is not None:
-            self._accounts[name].in_flight -= 1
+            self._ledger.count(in_flight_of(name), -1)
+
+    def _spend(self, name: str, per_minute: int) -> None:
+        tokens, updated = bucket_of(name)
+        now, then = monotonic(), self._ledger.cell(updated)
+        refilled = self._ledger.cell(tokens) + (now - then) * per_minute / 60
+        left = min(per_minute, refilled) if then else per_minute  # a new bucket is full
+        self._ledger.put(updated, now)
+        self._ledger.put(tokens, left - 1 if left >= 1 else left)
+        if left < 1:
+            raise VisionError(Code.QUOTA_EXCEEDED, f"This key may send {per_minute} requests a minute.")
 
 
 def main() -> None:

@@ -10,13 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
 from types import FrameType
 from typing import IO, Any
 
-from vision.bento import hop
+from vision.bento import hop, workers
 from vision.settings import SETTINGS
 
 UVICORN_STOPS = 0.5
@@ -29,7 +30,12 @@ WORKER_SECONDS = GRACE_SECONDS - 5
 """From SIGTERM until a process that has not ended is killed."""
 
 DRAINING = Event()
-"""Set in the public process from SIGTERM on."""
+"""Set in a public process from its SIGTERM on."""
+
+
+def is_draining() -> bool:
+    """In a public process: whether one of them has had SIGTERM. The others are about to."""
+    return DRAINING.is_set() or workers.ledger().total(workers.DRAINING) > 0
 
 
 def drain_first(seconds: float) -> IO[str]:
@@ -42,14 +48,20 @@ def drain_first(seconds: float) -> IO[str]:
 
     def drain(stop: Callable[[], None]) -> None:
         DRAINING.set()
+        workers.ledger().set(workers.DRAINING, 1)
         loop.call_soon_threadsafe(loop.call_later, seconds, stop)
         # The other processes hold the listening socket too: unless it is shut for all, who connects now would hang.
-        loop.call_soon_threadsafe(loop.call_later, seconds + UVICORN_STOPS, listener.shutdown, socket.SHUT_RDWR)
+        loop.call_soon_threadsafe(loop.call_later, seconds + UVICORN_STOPS, shut, listener)
 
     _on_sigterm(drain)
     alive = _lock_file().open("w")
     fcntl.flock(alive, fcntl.LOCK_SH)
     return alive
+
+
+def shut(listener: socket.socket) -> None:
+    with suppress(OSError):  # another public process has shut it
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def leave_last() -> None:

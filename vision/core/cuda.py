@@ -146,6 +146,23 @@ def behind(steps: Steps | None, network: nn.Module) -> nn.Module:
     return Levels(network, *([one * 255 for one in values] for values in (steps.mean, steps.std)))
 
 
+UNMASKED = "sdpa_unmasked"
+
+
+def unmasked(model: Any) -> None:
+    """Let a transformers network of whole pictures never make a mask.
+
+    While it is exported or recorded, transformers makes one that hides nothing, with which the fast kernels of
+    attention cannot be had. For kinds of attention that it does not know it makes none.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(UNMASKED, sdpa_attention_forward)
+        model.set_attn_implementation(UNMASKED)
+
+
 class Outputs(nn.Module):
     """A network that returns a tuple, of float32."""
 
@@ -177,10 +194,17 @@ class Best(nn.Module):
 
 def load(module: nn.Module, how: Plan, part: str = "network") -> Run:
     """Return a network that returns a tuple, or its compiled code, as a function of tensors on how.device."""
-    if part in how.code:
-        runner = compiled(how.code[part], how.device)
-        return lambda *inputs: tuple(runner.run(list(inputs)))
-    return placed(module, how)
+    return Compiled(how.code[part], how.device) if part in how.code else placed(module, how)
+
+
+class Compiled:
+    """Code that AOTInductor made, as a function of tensors."""
+
+    def __init__(self, code: Path, device: str) -> None:
+        self._runner = compiled(code, device)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._runner.run(list(inputs)))
 
 
 def placed(module: nn.Module, how: Plan) -> nn.Module:
@@ -233,6 +257,28 @@ def _goes_over(tensor: Tensor, *towards: Any) -> bool:
     return tensor.device.type == "cpu" and any(isinstance(one, torch.device) and one.type != "cpu" for one in devices)
 
 
+RECORDING = threading.Lock()
+"""Held by who records: CUDA's state of a recording is its process's, not a model's."""
+
+
+def reason(error: BaseException) -> BaseException:
+    """Return what went wrong first: the end of a failed recording raises an error of its own, which tells nothing."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+class Pool:
+    """The memory of graphs that share theirs."""
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+
+    def renew(self) -> None:
+        """After a recording that failed: the allocator believes that it goes on, and would refuse all others."""
+        self.handle = torch.cuda.graph_pool_handle()
+
+
 class Replay:
     """A function of tensors that stay where they are: fill `inputs`, call, read `outputs`.
 
@@ -240,7 +286,7 @@ class Replay:
     it is.
     """
 
-    def __init__(self, run: Run, inputs: Sequence[Tensor], pool: Any, *, graphs: bool = True) -> None:
+    def __init__(self, run: Run, inputs: Sequence[Tensor], pool: "Pool | None", *, graphs: bool = True) -> None:
         self.inputs = list(inputs)
         self._run = run
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -248,8 +294,8 @@ class Replay:
         with torch.inference_mode():
             self.outputs = self._run(*self.inputs)
             if graphs and self.inputs[0].is_cuda:
-                with torch.cuda.device(self.inputs[0].device):
-                    self._record(pool)
+                with RECORDING, torch.cuda.device(self.inputs[0].device):
+                    self._record(pool or Pool())
 
     def __call__(self) -> None:
         if self._graph is not None:
@@ -259,10 +305,12 @@ class Replay:
             for fixed, output in zip(self.outputs, self._run(*self.inputs), strict=True):
                 fixed.copy_(output)
 
-    def _record(self, pool: Any) -> None:
+    def _record(self, pool: "Pool") -> None:
+        # Compiled code holds its constants, and none of its calls are Python's to see.
+        constants = nullcontext() if isinstance(self._run, Compiled) else self._constants
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), self._constants:
+        with torch.cuda.stream(side), constants:
             self._run(*self.inputs)  # libraries set themselves up at first use, which cannot be recorded
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
@@ -270,14 +318,15 @@ class Replay:
         self._constants.known = True
         try:
             with (
-                torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"),
-                self._constants,
+                torch.cuda.graph(graph, pool=pool.handle, stream=side, capture_error_mode="thread_local"),
+                constants,
             ):
                 outputs = self._run(*self.inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            log.warning("runs without CUDA graphs: %s", str(error).splitlines()[0])
+            log.warning("runs without CUDA graphs: %s", str(reason(error)).splitlines()[0])
+            pool.renew()
             return
         self._graph, self.outputs = graph, outputs
 
@@ -290,7 +339,7 @@ class Launcher:
         self.is_cuda = self.device.type == "cuda"
         self.lock = threading.Lock()
         """Held by who launches; not by who waits for the end."""
-        self.pool = torch.cuda.graph_pool_handle() if self.is_cuda else None
+        self.pool = Pool() if self.is_cuda else None
         self._copies = torch.cuda.Stream(self.device) if self.is_cuda else None
         self._work = torch.cuda.Stream(self.device) if self.is_cuda else None
 

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from threading import local
 from time import perf_counter
@@ -19,6 +19,7 @@ from PIL import Image
 from vision.core.decode_process import DecodeProcess
 from vision.core.errors import Code, VisionError
 from vision.core.images import Header, Limits, decode_cheap, decode_reduced
+from vision.core.ledger import Ledger
 
 T = TypeVar("T")
 
@@ -127,13 +128,16 @@ class Lane:
 class Decoders:
     """Decodes pictures of many callers: cheap ones and JPEGs in threads, other large ones in processes of their own."""
 
-    def __init__(self, places: int, limits: Limits, pixels: int, seconds: float) -> None:
-        """`pixels` of dear pictures a caller may have in work; no picture may take longer than `seconds`."""
+    def __init__(self, places: int, limits: Limits, pixels: int, seconds: float, ledger: Ledger | None = None) -> None:
+        """`pixels` of dear pictures a caller may have in work; no picture may take longer than `seconds`.
+
+        The former, and that one huge picture is decoded at a time, holds over all processes that share the ledger.
+        """
         self._limits, self._most, self._seconds = limits, pixels, seconds
+        self._ledger = ledger or Ledger()
         self._cheap, self._dear, self._huge = Lane(places), Lane(places), Lane(1)
         self._own = local()  # each thread of the two latter has a process once it needs one
         self._processes: list[DecodeProcess] = []
-        self._pixels: dict[str, int] = {}
 
     async def run(self, caller: str, data: bytes, use: Callable[[Image.Image, tuple[int, int]], T]) -> T:
         """Decode a picture as images.decode_reduced() does, and return what `use` makes of it and its size in full.
@@ -149,19 +153,26 @@ class Decoders:
         found = await self._cheap.run(caller, CHEAP_SECONDS, cheap)
         if not isinstance(found, Header):
             return found
-        lane = self._huge if found.pixels > HUGE_PIXELS else self._dear
+        is_huge = found.pixels > HUGE_PIXELS
+        lane = self._huge if is_huge else self._dear
         lets_others_run = found.format in LETS_OTHERS_RUN
 
         def dear() -> T:
-            return use(
-                *(decode_reduced(data, self._limits) if lets_others_run else self._process().decode_reduced(data))
-            )
+            with self._ledger.alone() if is_huge else nullcontext():
+                if lets_others_run:
+                    return use(*decode_reduced(data, self._limits))
+                return use(*self._process().decode_reduced(data))
 
-        self._enter(caller, found.pixels)
+        in_work = self._ledger.add_pixels(caller, found.pixels, self._most)
+        if in_work is not None:
+            raise VisionError(
+                Code.QUOTA_EXCEEDED,
+                f"{in_work:,} pixels of large pictures are in work for you, of {self._most:,} at most; wait for them.",
+            )
         try:
             return await lane.run(caller, found.seconds, dear)
         finally:
-            self._exit(caller, found.pixels)
+            self._ledger.take_pixels(caller, found.pixels)
 
     def close(self) -> None:
         for lane in (self._cheap, self._dear, self._huge):
@@ -175,17 +186,3 @@ class Decoders:
             self._processes.append(self._own.process)
         process: DecodeProcess = self._own.process
         return process
-
-    def _enter(self, caller: str, pixels: int) -> None:
-        in_work = self._pixels.get(caller, 0)
-        if in_work and in_work + pixels > self._most:
-            raise VisionError(
-                Code.QUOTA_EXCEEDED,
-                f"{in_work:,} pixels of large pictures are in work for you, of {self._most:,} at most; wait for them.",
-            )
-        self._pixels[caller] = in_work + pixels
-
-    def _exit(self, caller: str, pixels: int) -> None:
-        self._pixels[caller] -= pixels
-        if not self._pixels[caller]:
-            del self._pixels[caller]

@@ -52,6 +52,7 @@ class TransformersNetwork:
             return
         from vision.core import cuda
 
+        cuda.unmasked(self.module.model)
         self.steps = Steps.load(folder) if (folder / GRAPH_CONFIG).is_file() else None
         self.module = cuda.Outputs(cuda.behind(self.steps, self.module)).eval()
         self.engine = cuda.engine(self.module, how)

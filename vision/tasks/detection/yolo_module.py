@@ -34,6 +34,13 @@ class Yolo(nn.Module):
         head.decode_bboxes = lambda boxes, anchors, *angle: decode(boxes.float(), anchors.float(), *angle)
         head.postprocess = lambda predictions: predictions.permute(0, 2, 1)  # the best are found in yolo.py
 
+    def _apply(self, *given: Any, **more: Any) -> "Yolo":
+        super()._apply(*given, **more)
+        head: Any = self.model.model[-1]  # type: ignore[index]
+        # Plain numbers are made of the strides for each batch; on a GPU that waits, and no CUDA graph records it.
+        head.stride = head.stride.cpu()
+        return self
+
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores (B, N, labels), 0-1, and boxes xyxy (B, N, 4) in pixels of the pictures given."""
         levels = pictures.permute(0, 3, 1, 2).to(next(self.parameters()).dtype)
