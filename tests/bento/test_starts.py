@@ -56,6 +56,7 @@ cli()
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd/x", "/proc/nowhere"])
+@pytest.mark.served
 def test_a_home_that_cannot_be_made_is_named(place: str) -> None:
     assert "BENTOML_HOME" in one_line(MAKE, BENTOML_HOME=place)
     environment = {name: value for name, value in os.environ.items() if name != "BENTOML_HOME"}
