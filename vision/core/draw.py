@@ -10,6 +10,7 @@ from functools import cache, partial
 from time import perf_counter
 from typing import Literal
 
+from anyascii import anyascii
 from PIL import Image, ImageDraw, ImageFont
 
 from vision.core import colours, images
@@ -200,13 +201,16 @@ def _cut(text: str, font: Font, width: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line of what can be shown: a model's labels are anybody's."""
-    return "".join(character if character.isprintable() else " " for character in text)[:200]
+    """One line of what can be shown: a model's labels are anybody's. What the font lacks is spelt in ASCII.
+
+    Fonts with the glyphs of all scripts would be as large as the rest of what drawing needs; the JSON has the label.
+    """
+    return "".join(c if c.isprintable() else " " for c in anyascii(text[:200]))[:200]
 
 
 @cache
 def _font(size: int) -> Font:
-    """The one that Pillow brings along, Latin only."""
+    """The one that Pillow brings along; it has little more than ASCII."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise TypeError("This build of Pillow has no FreeType; its wheels have it.")
