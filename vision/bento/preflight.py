@@ -86,13 +86,13 @@ def check() -> None:
     context = click.get_current_context(silent=True)
     options: dict[str, Any] = context.params if context else {}
     if options.get("reload"):
-        raise BentoMLException("--reload is not to be had here: end the service and start it again.")
+        raise BentoMLException("--reload is not supported: end the service and start it again.")
     _check_address(options.get("host") or "127.0.0.1", options.get("port") or 3000)
     _check_certificate(options)
     _check_temporary_folder()
     _check_models()
     if foreign := [name for name in FOREIGN if name in os.environ]:
-        log.warning("%s: not heeded, another product's; keys of callers are VISION_API_KEYS.", ", ".join(foreign))
+        log.warning("%s: ignored, another product's; the keys of callers go into VISION_API_KEYS.", ", ".join(foreign))
     _sweep_metrics_folders()
     _sweep_socket_folders()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -114,7 +114,7 @@ def _check_address(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise BentoMLException(f"{host}:{port} cannot be had ({error}): choose another --port.") from error
+            raise BentoMLException(f"{host}:{port} cannot be used ({error}): choose another --port.") from error
 
 
 def _check_certificate(options: dict[str, Any]) -> None:
