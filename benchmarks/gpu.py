@@ -167,7 +167,7 @@ def bare(family: str, work: Path, results: Figures, device: str, buckets: Sequen
     data.mkdir()
     for index, photo in enumerate(photographs(4 if tiny else PHOTOGRAPHS)):
         photo.save(data / f"{index:03}.png", compress_level=0)
-    pictures = optimize.Photographs(card, TASKS[card.task].load_shrink(store_folder), data, PHOTOGRAPHS)
+    pictures = optimize.Sample(card, TASKS[card.task].load_shrink(store_folder), data, PHOTOGRAPHS)
     exact: list[Any] = []
     seconds = 0.1 if tiny else 0.3
     plans = [Plan(device, torch.float32, graphs=False), Plan(device, torch.bfloat16, graphs=False)]

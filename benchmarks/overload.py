@@ -24,23 +24,23 @@ from benchmarks.client import HEADERS, multipart
 
 
 @dataclass
-class Timed:
+class Answer:
     status: int
     seconds: float
     came: float
     """By perf_counter."""
 
 
-class Caller:
+class Client:
     def __init__(self, session: aiohttp.ClientSession, url: str, picture: bytes) -> None:
         self._session, self._url, self._body = session, url, multipart([picture], {})
 
-    async def ask(self, intended: float) -> Timed:
+    async def ask(self, intended: float) -> Answer:
         async with self._session.post(self._url, data=self._body, headers=HEADERS) as answer:
             await answer.read()
-            return Timed(answer.status, perf_counter() - intended, perf_counter())
+            return Answer(answer.status, perf_counter() - intended, perf_counter())
 
-    async def closed_loop(self, clients: int, seconds: float) -> list[Timed]:
+    async def closed_loop(self, clients: int, seconds: float) -> list[Answer]:
         end = perf_counter() + seconds
         answers = []
 
@@ -51,7 +51,7 @@ class Caller:
         await asyncio.gather(*(loop() for _ in range(clients)))
         return answers
 
-    async def open_loop(self, rate: float, seconds: float) -> list[Timed]:
+    async def open_loop(self, rate: float, seconds: float) -> list[Answer]:
         start = perf_counter()
         asked = []
         for number in range(round(rate * seconds)):
@@ -61,18 +61,18 @@ class Caller:
         return await asyncio.gather(*asked)
 
 
-def goodput(answers: Sequence[Timed], end: float, seconds: float) -> float:
+def goodput(answers: Sequence[Answer], end: float, seconds: float) -> float:
     return sum(answer.status == 200 and answer.came <= end for answer in answers) / seconds
 
 
-def p99(answers: Sequence[Timed]) -> float:
+def p99(answers: Sequence[Answer]) -> float:
     return float(np.quantile([answer.seconds for answer in answers], 0.99)) if answers else float("nan")
 
 
 async def measure(url: str, picture: bytes, limit: int, seconds: float) -> None:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        client = Caller(session, url, picture)
+        client = Client(session, url, picture)
         await client.closed_loop(1, 3)
         alone = p99(await client.closed_loop(1, seconds))
         end = perf_counter() + seconds

@@ -30,7 +30,7 @@ from benchmarks import report, weights
 from benchmarks.case import Case
 from benchmarks.client import Load, multipart
 from benchmarks.compare import difference
-from benchmarks.report import Cell, Measure, Results
+from benchmarks.report import Cell, Comparison, Measure
 from benchmarks.serve import NAMES, Server, started
 from testkit.servers import OFFLINE, ROOT
 from vision.tasks import TASKS
@@ -182,7 +182,7 @@ class Bench:
         return file
 
 
-def measure_case(case: Case, home: Path, asked: argparse.Namespace, results: Results) -> None:
+def measure_case(case: Case, home: Path, asked: argparse.Namespace, results: Comparison) -> None:
     """Start all servers of a model and measure each picture."""
     photos = weights.pictures()
     with ExitStack() as stack:
@@ -222,7 +222,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers must end, too
     asked.peers = ["ours", *dict.fromkeys(asked.peers)]
     asked.out.mkdir(parents=True, exist_ok=True)
-    results = Results(machine=report.machine(), command=shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
+    results = Comparison(
+        machine=report.machine(), command=shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])
+    )
     with TemporaryDirectory() as folder:
         home, cases = Path(folder) / "bentoml", []
         cases += weights.starters(home, asked.tasks)

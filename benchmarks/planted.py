@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bulk.groups import Results
 from bulk.impact import SUPPORT, Outcomes, collect
-from bulk.signals import Signal, Table, table
+from bulk.signals import Signal, SignalTable, table
 from bulk.statistics import LEVEL, compare
 from testkit.photographs import SHARED
 from testkit.servers import ROOT
@@ -41,7 +41,7 @@ class Draws:
     held: int
 
 
-def draw(compared: Table, others: NDArray[np.float64], planted: Signal, effect: float, times: int) -> Draws:
+def draw(compared: SignalTable, others: NDArray[np.float64], planted: Signal, effect: float, times: int) -> Draws:
     """Draw outcomes `times` times, and compare each with the signals. others: (groups, columns) held equal."""
     index = compared.signals.index(planted)
     has = compared.numbers[:, index].astype(float)

@@ -59,7 +59,7 @@ class Cell(BaseModel):
         return [value(one[load]) for one in self.rounds[server] if load in one]
 
 
-class Results(BaseModel):
+class Comparison(BaseModel):
     machine: dict[str, str]
     command: str
     cells: list[Cell] = []
@@ -79,7 +79,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def write(results: Results, out: Path) -> None:
+def write(results: Comparison, out: Path) -> None:
     (out / "peers.json").write_text(results.model_dump_json(indent=1))
     (out / "peers.md").write_text("\n".join(markdown(results)) + "\n")
     for cell in results.cells:
@@ -87,7 +87,7 @@ def write(results: Results, out: Path) -> None:
             plot(cell, out / f"{cell.case.replace(' ', '-')}-{cell.picture}.png")
 
 
-def markdown(results: Results) -> Iterator[str]:
+def markdown(results: Comparison) -> Iterator[str]:
     yield ", ".join(f"{name} {value}" for name, value in results.machine.items())
     yield f"\n`{results.command}`"
     yield "\nMedians over the rounds; in brackets the least and the most."

@@ -30,7 +30,7 @@ from train_and_save.train.classifier import (
     look,
     with_head,
 )
-from train_and_save.train.run import Run, open_picture
+from train_and_save.train.run import TrainingRun, open_picture
 
 
 def dogs(photos: Path) -> list[Labelled]:
@@ -65,7 +65,9 @@ def frozen(
     return predicted, each
 
 
-def full(examples: list[Labelled], seen: list[Features], targets: torch.Tensor, left: torch.Tensor, run: Run) -> float:
+def full(
+    examples: list[Labelled], seen: list[Features], targets: torch.Tensor, left: torch.Tensor, run: TrainingRun
+) -> float:
     """Fine-tune on what is not left out, an eighth of it to stop early with; balanced accuracy on what is."""
     set_seed(run.seed)
     labels = sorted({example.label for example in examples})
@@ -120,7 +122,7 @@ def report(name: str, examples: list[Labelled], arguments: argparse.Namespace) -
         print(f"  frozen: mean {sum(means) / len(means):.3f}, least {min(means):.3f}", flush=True)
         if arguments.full:
             start = time.perf_counter()
-            run = Run(Path(), name, None, False, arguments.epochs, seed, "cpu", Path(folder))
+            run = TrainingRun(Path(), name, None, False, arguments.epochs, seed, "cpu", Path(folder))
             value = full(examples, seen, targets, folds(targets, seed) == 0, run)
             print(f"  full, fold 0 of the last: {value:.3f}, frozen {each[0]:.3f}; {time.perf_counter() - start:.0f} s")
 

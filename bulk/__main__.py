@@ -84,7 +84,7 @@ def plan(arguments: argparse.Namespace) -> int:
     found = listing(arguments.photos, columns)
     asked = _load(_wanted(arguments), arguments)
 
-    async def go() -> plan.Plan:
+    async def go() -> plan.Estimate:
         scorer = Scorer(asked, None, SETTINGS.limits(), arguments.stall_seconds)
         try:
             return await plan.plan(found.entries, arguments.sample, scorer)

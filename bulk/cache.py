@@ -30,7 +30,7 @@ FLUSH_SECONDS = 2
 """After which what is new is written; so much work is done again after a crash."""
 
 
-class Picture(NamedTuple):
+class PictureFacts(NamedTuple):
     """What is known of a picture whatever it is asked."""
 
     size: tuple[int, int]
@@ -62,17 +62,17 @@ class Cache:
             ) from error
         self._pixels: int = found[pixels]
         self._keys: list[int] = [found[key] for key in keys]
-        self._pictures: dict[bytes, Picture] = {}
+        self._pictures: dict[bytes, PictureFacts] = {}
         self._answers: dict[tuple[bytes, int], bytes] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._flushed = monotonic()
 
-    def picture(self, digest: bytes) -> Picture | None:
+    def picture(self, digest: bytes) -> PictureFacts | None:
         if new := self._pictures.get(digest):
             return new
         query = "select width, height, quality from pictures where sha256 = ? and key = ?"
         row = self._row(query, digest, self._pixels)
-        return Picture((row[0], row[1]), Quality.model_validate_json(row[2])) if row else None
+        return PictureFacts((row[0], row[1]), Quality.model_validate_json(row[2])) if row else None
 
     def answer(self, digest: bytes, question: int) -> bytes | None:
         """Return what was answered to the question with this index, as JSON."""
@@ -82,7 +82,7 @@ class Cache:
             kept = row[0]
         return zlib.decompress(kept) if kept else None
 
-    def keep(self, digest: bytes, picture: Picture, answers: dict[int, bytes]) -> None:
+    def keep(self, digest: bytes, picture: PictureFacts, answers: dict[int, bytes]) -> None:
         """Keep what is new of a picture; answers are JSON by their question's index."""
         self._pictures[digest] = picture
         for question, answer in answers.items():
@@ -120,13 +120,13 @@ class Cache:
         for key in answers:
             self._answers.pop(key)
 
-    def _put(self, pictures: dict[bytes, Picture], answers: dict[tuple[bytes, int], bytes]) -> None:
+    def _put(self, pictures: dict[bytes, PictureFacts], answers: dict[tuple[bytes, int], bytes]) -> None:
         try:
             self._insert(pictures, answers)
         except sqlite3.Error as error:
             raise EndedError(f"The cache {self._path} cannot be written: {error}.") from error
 
-    def _insert(self, pictures: dict[bytes, Picture], answers: dict[tuple[bytes, int], bytes]) -> None:
+    def _insert(self, pictures: dict[bytes, PictureFacts], answers: dict[tuple[bytes, int], bytes]) -> None:
         with self._write:
             self._write.executemany(
                 "insert or replace into pictures values (?, ?, ?, ?, ?)",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bulk import UserError
 from bulk.groups import Results
-from bulk.signals import Example, Floats, Signal, Signals, Table, table
-from bulk.statistics import DRAWS, LEVEL, Found, compare
+from bulk.signals import Example, Floats, Signal, Signals, SignalTable, table
+from bulk.statistics import DRAWS, LEVEL, Effects, compare
 from vision.insights.profile import insights
 from vision.insights.rules import Rules
 
@@ -150,7 +150,7 @@ def collect(results: Results, rules: Rules, outcomes: Outcomes) -> tuple[Signals
     return collected, at, np.array(numbers).reshape(count, width), int((at < 0).sum())
 
 
-def findings(compared: Table, found: Found, outcomes: Outcomes) -> list[Finding]:
+def findings(compared: SignalTable, found: Effects, outcomes: Outcomes) -> list[Finding]:
     """Return a finding for each signal, the least p first."""
     order = np.argsort(found.p, kind="stable")
     leading = set[int]()

@@ -22,7 +22,7 @@ STUDENT = 2.262
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """pictures: of the whole. rate, low, high: pictures a second, and its 95 % interval. mean_bytes: of a picture."""
 
     pictures: int
@@ -73,7 +73,7 @@ def sample(entries: Iterable[Entry], size: int, seed: int = 0) -> tuple[list[Ent
     return drawn, count
 
 
-async def plan(entries: Iterable[Entry], size: int, scorer: Scorer) -> Plan:
+async def plan(entries: Iterable[Entry], size: int, scorer: Scorer) -> Estimate:
     """Score a sample and estimate the whole. Raises UserError, EndedError."""
     drawn, count = sample(entries, size)
     rows: list[Row] = []
@@ -83,7 +83,7 @@ async def plan(entries: Iterable[Entry], size: int, scorer: Scorer) -> Plan:
         times.append(perf_counter())
     digests = [row["sha256"] for row in rows if row.get("sha256")]
     rate, low, high = rates(times)
-    return Plan(
+    return Estimate(
         pictures=count,
         sampled=len(rows),
         rate=rate,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bulk import EndedError, addresses
 from bulk.addresses import Entry
-from bulk.cache import Cache, Picture
+from bulk.cache import Cache, PictureFacts
 from bulk.questions import Asked
 from bulk.rows import Row
 from vision.core import subject
@@ -40,7 +40,7 @@ ALL = "bulk"
 class Known(NamedTuple):
     """What is known of a picture: an error is of its own, or stands in a question's place."""
 
-    picture: Picture | None
+    picture: PictureFacts | None
     results: dict[str, Result]
     error: VisionError | None
 
@@ -138,11 +138,11 @@ class Scorer:
         seen = await look(data, missing, decode=decode, among=AT_ONCE, measures=picture is None, known=results)
         if isinstance(seen, VisionError):
             return Known(picture, results, seen)
-        picture = picture or (Picture(seen.size, seen.quality) if seen.quality else None)
+        picture = picture or (PictureFacts(seen.size, seen.quality) if seen.quality else None)
         self._keep(digest, picture, seen.results)
         return Known(picture, results | seen.results, None)
 
-    def _kept(self, digest: bytes) -> tuple[Picture | None, dict[str, Result]]:
+    def _kept(self, digest: bytes) -> tuple[PictureFacts | None, dict[str, Result]]:
         results: dict[str, Result] = {}
         if self._cache is None:
             return None, results
@@ -151,7 +151,7 @@ class Scorer:
                 results[one.wanted.word] = one.wanted.task.result.model_validate_json(answer)
         return self._cache.picture(digest), results
 
-    def _keep(self, digest: bytes, picture: Picture | None, results: dict[str, Result]) -> None:
+    def _keep(self, digest: bytes, picture: PictureFacts | None, results: dict[str, Result]) -> None:
         if self._cache is None or picture is None:
             return
         answers = {}

@@ -31,7 +31,7 @@ class Example(NamedTuple):
 
 
 @dataclass
-class Values:
+class SignalValues:
     """A signal's numbers by group: shares are 0 where a group is not named, means are unknown there."""
 
     groups: "array[int]" = field(default_factory=lambda: array("l"))
@@ -64,8 +64,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.pictures = array("d")
-        self.shares: dict[tuple[str, str], Values] = {}
-        self.means: dict[tuple[str, str], Values] = {}
+        self.shares: dict[tuple[str, str], SignalValues] = {}
+        self.means: dict[tuple[str, str], SignalValues] = {}
 
     def add(self, name: str, shown: Sequence[Shown], found: Insights) -> None:
         group = len(self.pictures)
@@ -73,7 +73,7 @@ class Signals:
         for sighting in found.seen:
             if (sighting.feature, sighting.label.lower()) == (DETECTION, "person"):
                 continue  # people are counted below
-            values = self.shares.setdefault((sighting.feature, sighting.label), Values())
+            values = self.shares.setdefault((sighting.feature, sighting.label), SignalValues())
             values.add(group, sighting.share)
             best = max(sighting.evidence, key=lambda one: one.score)
             values.show(Example(best.score, name, shown[best.picture].uri, best.box))
@@ -89,9 +89,9 @@ class Signals:
             "sunglasses on the main subject": [worn for worn in found.main_subject.sunglasses if worn is not None],
         }.items():
             if any(some):
-                self.shares.setdefault(("people", label), Values()).add(group, sum(some) / len(some))
+                self.shares.setdefault(("people", label), SignalValues()).add(group, sum(some) / len(some))
         if counts:
-            self.means.setdefault(("people", "number"), Values()).add(group, sum(counts) / len(counts))
+            self.means.setdefault(("people", "number"), SignalValues()).add(group, sum(counts) / len(counts))
         for index, (count, worn) in enumerate(zip(found.people.counts, found.main_subject.sunglasses, strict=True)):
             uri = shown[index].uri
             if worn:
@@ -108,19 +108,19 @@ class Signals:
         measured = [(index, quality) for index, quality in enumerate(found.quality) if quality]
         for measure in MEASURES if measured else ():
             numbers = [(float(getattr(quality, measure)), index) for index, quality in measured]
-            values = self.means.setdefault(("quality", measure), Values())
+            values = self.means.setdefault(("quality", measure), SignalValues())
             values.add(group, sum(number for number, _ in numbers) / len(numbers))
             number, index = max(numbers)
             values.show(Example(number, name, shown[index].uri, None))
         alike = [index for some in found.near_duplicates for index in some]
         if alike:
-            values = self.shares.setdefault(("quality", "near duplicates"), Values())
+            values = self.shares.setdefault(("quality", "near duplicates"), SignalValues())
             values.add(group, len(alike) / len(measured))
             values.show(*(Example(1, name, shown[index].uri, None) for index in alike[:2]))
 
 
 @dataclass
-class Table:
+class SignalTable:
     """Signals beside an outcome, a row a group. numbers: (groups, signals)."""
 
     signals: list[Signal]
@@ -131,7 +131,7 @@ class Table:
         self.has = np.count_nonzero(self.numbers, axis=0)
 
 
-def table(collected: Signals, rows: NDArray[np.int64], support: int) -> Table:
+def table(collected: Signals, rows: NDArray[np.int64], support: int) -> SignalTable:
     """Return the signals of some groups that at least `support` of them have, and as many have not.
 
     rows: by group its place among those that are compared, -1 for the others. A share is compared as any, all and share
@@ -163,10 +163,10 @@ def table(collected: Signals, rows: NDArray[np.int64], support: int) -> Table:
             put(feature, label, "mean", np.where(known, standard, 0))
     numbers = np.stack(columns, axis=1) if columns else np.zeros((kept, 0), np.float32)
     everything = {**collected.shares, **collected.means}
-    return Table(signals, numbers, {key: values.examples for key, values in everything.items()})
+    return SignalTable(signals, numbers, {key: values.examples for key, values in everything.items()})
 
 
-def _column(values: Values, rows: NDArray[np.int64], kept: int, default: float) -> Floats:
+def _column(values: SignalValues, rows: NDArray[np.int64], kept: int, default: float) -> Floats:
     column = np.full(kept, default, np.float64)
     at = rows[np.frombuffer(values.groups, np.int64)]
     column[at[at >= 0]] = np.frombuffer(values.numbers, np.float64)[at >= 0]

@@ -23,7 +23,7 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Found:
+class Effects:
     """A number for each signal. Effects are in units of the outcome."""
 
     effect: Floats
@@ -34,7 +34,7 @@ class Found:
     cluster: NDArray[np.int64]
 
 
-def compare(signals: Numbers, outcome: Floats, others: Floats, seed: int = 0, draws: int = DRAWS) -> Found:
+def compare(signals: Numbers, outcome: Floats, others: Floats, seed: int = 0, draws: int = DRAWS) -> Effects:
     """Compare each signal (groups, signals) with an outcome (groups), given other columns (groups, others).
 
     effect: the signal's coefficient of least squares with an intercept and the others. low, high: its 95 % interval,
@@ -52,7 +52,7 @@ def compare(signals: Numbers, outcome: Floats, others: Floats, seed: int = 0, dr
         _, p[block] = least_squares(rankdata(some, axis=0), rankdata(outcome), ranked)
         low[block], high[block] = bootstrap(some, outcome, beside, draws, seed)
     q = multipletests(p, LEVEL, "fdr_bh")[1] if len(p) else p
-    return Found(effect, low, high, p, q, clusters(signals))
+    return Effects(effect, low, high, p, q, clusters(signals))
 
 
 def least_squares(signals: Floats, outcome: Floats, beside: Floats) -> tuple[Floats, Floats]:

@@ -94,7 +94,7 @@ def served(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Itera
 
 @contextmanager
 def serve(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Iterator[str]:
-    """The same, for who only needs the address."""
+    """The same, for tests that only need the address."""
     with served(home, command, **settings) as running:
         yield running.url
 

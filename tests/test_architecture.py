@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def word(name: str) -> str | None:
     return first
 
 
+@cache
 def rows() -> dict[str, set[str]]:
     return {str(file.relative_to(ROOT)): {one for name in imports(file) if (one := word(name))} for file in product()}
 

@@ -40,6 +40,7 @@ def examples() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("number", range(len(examples())))
+@pytest.mark.served
 def test_an_example_prints_what_the_readme_shows(served: str, number: int) -> None:
     language, code, output = examples()[number]
     program = EXAMPLES[language]
@@ -53,6 +54,7 @@ def test_the_readme_has_examples_in_three_languages() -> None:
     assert {language for language, _, _ in examples()} == set(EXAMPLES)
 
 
+@pytest.mark.served
 def test_make_serve_serves_the_starters(served: str) -> None:
     assert httpx.get(f"{served}/readyz").status_code == 200
     names = {model["name"] for model in httpx.get(f"{served}/models").json()["models"]}

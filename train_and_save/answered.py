@@ -1,4 +1,4 @@
-"""What the service would answer about pictures, for whoever scores a model here."""
+"""What the service would answer about pictures, for code that scores models here."""
 
 import asyncio
 from collections.abc import Sequence

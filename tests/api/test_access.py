@@ -271,13 +271,13 @@ def test_a_port_in_use_is_named(home: Path) -> None:
         port = taken.getsockname()[1]
         run = start(home, ["--port", str(port)])
     assert run.returncode != 0
-    assert f"127.0.0.1:{port} cannot be had" in run.stderr
+    assert f"127.0.0.1:{port} cannot be used" in run.stderr
 
 
 def test_a_second_server_leaves_the_metrics_of_the_first_alone(server: str, home: Path) -> None:
     assert "vision_model_info{" in httpx.get(f"{server}/metrics").text
     port = server.rpartition(":")[2]
-    assert f"127.0.0.1:{port} cannot be had" in start(home, ["--port", port]).stderr
+    assert f"127.0.0.1:{port} cannot be used" in start(home, ["--port", port]).stderr
     assert "vision_model_info{" in httpx.get(f"{server}/metrics").text
 
 

@@ -133,6 +133,7 @@ def answer(url: str, photo: str) -> Any:
     return result
 
 
+@pytest.mark.served
 def test_without_its_models_the_build_ends_with_one_line_and_the_way_out(tmp_path: Path) -> None:
     environment = {**os.environ, **OFFLINE, "BENTOML_HOME": str(tmp_path)}
     run = subprocess.run([SERVE[0], "build"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)

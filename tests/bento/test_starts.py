@@ -1,9 +1,11 @@
 """A start where something is odd: one line with the way out; what a killed server left is swept."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -54,6 +56,7 @@ cli()
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd/x", "/proc/nowhere"])
+@pytest.mark.served
 def test_a_home_that_cannot_be_made_is_named(place: str) -> None:
     assert "BENTOML_HOME" in one_line(MAKE, BENTOML_HOME=place)
     environment = {name: value for name, value in os.environ.items() if name != "BENTOML_HOME"}
@@ -77,6 +80,32 @@ def test_metrics_folders_of_killed_servers_are_swept_and_no_others(
             assert {folder.name for folder in place.glob("prometheus_multiproc_dir-*")} == owners
     assert not left.exists()
     assert not list(place.glob("prometheus_multiproc_dir-*"))
+
+
+def test_socket_folders_of_killed_supervisors_are_swept_and_no_others(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second supervisor that lives, another service that listens, and a start's new folder are left alone."""
+    place = another(home, tmp_path_factory)
+    with TemporaryDirectory(prefix="s-") as short, socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.setenv("TMPDIR", short)
+        listening, starting = (Path(short, f"bentoml-uds-{name}") for name in ("listening", "starting"))
+        listening.mkdir()
+        starting.mkdir()
+        listener.bind(str(listening / "runner.sock"))
+        listener.listen()
+        with served(place) as killed:
+            left = set(Path(short).glob("bentoml-uds-*")) - {listening, starting}
+            killed.process.kill()
+            killed.process.wait()
+            assert len(left) == 1
+            with served(place) as first, served(place) as second:
+                found = set(Path(short).glob("bentoml-uds-*"))
+                assert len(found) == 4
+                assert found > {listening, starting}
+                assert not found & left
+                assert all(httpx.get(f"{one.url}/readyz").status_code == 200 for one in (first, second))
+        assert set(Path(short).glob("bentoml-uds-*")) == {listening, starting}
 
 
 def test_another_product_s_variables_are_named_once_and_not_heeded(

@@ -156,6 +156,7 @@ def test_the_version_is_made_of_the_contents(tmp_path: Path) -> None:
         ("VISION_MAX_PIXELS", "many", "VISION_MAX_PIXELS=many: Input should be a valid integer"),
     ],
 )
+@pytest.mark.served
 def test_a_wrong_setting_ends_the_start_with_one_line(name: str, value: str, message: str) -> None:
     run = python("-c", "import vision.settings", **{name: value})
     assert run.returncode != 0

@@ -128,6 +128,7 @@ def test_coefficients_and_p_values_are_those_of_statsmodels() -> None:
         assert [found.low[index], found.high[index]] == pytest.approx(model.conf_int()[0], abs=0.06)
 
 
+@pytest.mark.served
 def test_a_small_proof_finds_what_is_planted_and_nothing_else(scored: Results) -> None:
     """`make planted` draws 200 times, at profiles of real photographs."""
     everybody = {f"g{group}": (0.0,) for group in range(GROUPS)}

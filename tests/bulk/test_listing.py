@@ -149,6 +149,7 @@ def test_a_list_is_read_a_shard_at_a_time(tmp_path: Path) -> None:
     assert found.ids(2) == ["20", "21", "22", "23", "24"]
 
 
+@pytest.mark.served
 def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
     """benchmarks/bulk.py has the figures of ten million."""
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bulk import UserError
 from bulk.addresses import Entry
-from bulk.plan import Plan, plan, rates, sample
+from bulk.plan import Estimate, plan, rates, sample
 from bulk.score import Scorer
 from testkit.photographs import encoded
 from vision.core.images import LIMITS
@@ -39,7 +39,7 @@ def test_the_rate_is_that_of_steady_work_and_its_interval_holds_it() -> None:
 
 
 def test_hours_and_money_are_told_of_one_machine_and_of_many() -> None:
-    told = Plan(3_600_000, 500, 100, 90, 110, 1e5, 5, 1, 2).told([1, 10], machine_hour=2.5)
+    told = Estimate(3_600_000, 500, 100, 90, 110, 1e5, 5, 1, 2).told([1, 10], machine_hour=2.5)
     assert "3,600,000 pictures, 360.00 GB" in told
     assert "1.0% fail (0.4% to 2.3%)" in told
     assert "1 machine: 10.0 h (9.1 h to 11.1 h), 25.00 at 2.5 a machine-hour" in told
@@ -47,7 +47,7 @@ def test_hours_and_money_are_told_of_one_machine_and_of_many() -> None:
 
 
 def test_of_a_few_pictures_no_interval_is_told() -> None:
-    told = Plan(4, 4, 8, *rates([0.0, 0.1, 0.2, 0.3, 0.5])[1:], 1e5, 0, 0, 0).told([1], machine_hour=None)
+    told = Estimate(4, 4, 8, *rates([0.0, 0.1, 0.2, 0.3, 0.5])[1:], 1e5, 0, 0, 0).told([1], machine_hour=None)
     assert "8.0 pictures/s on this machine (too few to say" in told
     assert told.endswith("1 machine: 0.0 min")
 
@@ -58,7 +58,7 @@ def test_what_a_sample_holds_is_counted(tmp_path: Path) -> None:
         (tmp_path / f"{index}.png").write_bytes(b"none" if index == 5 else data)
     found = [Entry(str(index), None, str(tmp_path / f"{index}.png")) for index in range(21)]
 
-    async def go() -> Plan:
+    async def go() -> Estimate:
         scorer = Scorer([], None, LIMITS, stall_seconds=60)
         try:
             return await plan(found, 100, scorer)

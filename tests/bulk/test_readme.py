@@ -32,6 +32,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.served
 def test_duckdb_polars_and_pandas_read_results(results: Path) -> None:
     [code] = re.findall(r"```python\n(import duckdb.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     run = subprocess.run([sys.executable, "-c", code], cwd=results, capture_output=True, text=True, check=True)

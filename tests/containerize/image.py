@@ -160,11 +160,13 @@ def test_read_only_and_without_rights_it_answers_as_the_working_tree_does(
     with served(tmp_path, ["env", "-C", str(tmp_path), "sh", "-c", command]) as running:
         assert ip_address(listens_on(running.url)).is_unspecified
         assert httpx.get(f"{running.url}/readyz").status_code == 200
+        assert FILES.keys() > {"/", "/docs", *(f"/examples/{file.name}" for file in (ROOT / "examples").glob("*.jpg"))}
         for path in FILES:
             assert httpx.get(running.url + path).content == httpx.get(server + path).content
         assert versions(running.url) == versions(server)
         for photo in ("bus", "cat", "coffee"):
             assert_alike(answer(running.url, photo), answer(server, photo))
+        assert_alike(insights(running.url), insights(server))
         assert running.stop() == 0, "".join(running.lines)
 
 
@@ -222,6 +224,16 @@ def answer(url: str, photo: str) -> Any:
     [result] = reply.json()["results"]
     del result["ms"]
     return result
+
+
+def insights(url: str) -> Any:
+    """Of two pictures that show the same: the rules that ship have a tip for them."""
+    images = [("images", PHOTOS["cat"].read_bytes())] * 2
+    reply = httpx.post(f"{url}/insights", files=images, timeout=120)
+    assert reply.status_code == 200, reply.text
+    found = reply.json()["insights"]
+    assert found["tips"]
+    return found
 
 
 def assert_alike(actual: Any, expected: Any) -> None:

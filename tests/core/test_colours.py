@@ -118,6 +118,7 @@ def test_each_format_brings_its_profile(bus: Image.Image, format: str) -> None:
     assert apart(data, bus) < 5
 
 
+@pytest.mark.served
 def test_large_pictures_bring_it_through_the_decoding_process(bus: Image.Image) -> None:
     process = DecodeProcess(LIMITS, 60)
     large = bus.resize((1200, 2600))
@@ -132,6 +133,7 @@ def test_large_pictures_bring_it_through_the_decoding_process(bus: Image.Image) 
     process.close()
 
 
+@pytest.mark.served
 def test_thousands_of_profiles_are_neither_kept_nor_trusted(bus: Image.Image) -> None:
     random, small = Random(0), bus.resize((8, 8))
     whole = [icc_p3(), profiles.grey_profile(GAMMA), profiles.cmyk_profile(GAMMA, 3)]

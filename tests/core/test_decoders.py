@@ -81,6 +81,7 @@ def test_who_has_used_less_goes_next() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.served
 def test_what_work_took_counts_whatever_was_foreseen() -> None:
     async def run() -> None:
         lane, gate = Lane(1), Gate()
@@ -134,6 +135,7 @@ def test_an_error_goes_to_who_asked() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.served
 def test_a_small_photo_passes_any_number_of_large_pictures() -> None:
     async def run() -> None:
         huge, dear = flat(5100), flat(2200)
@@ -149,6 +151,7 @@ def test_a_small_photo_passes_any_number_of_large_pictures() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.served
 def test_a_caller_has_a_limited_number_of_pixels_in_work() -> None:
     async def run() -> None:
         data = flat(2200)
@@ -179,6 +182,7 @@ def test_what_decoding_takes_is_known_from_the_header(data: bytes, is_cheap: boo
     assert isinstance(decode_cheap(data, FLAT, 0.12), tuple) == is_cheap
 
 
+@pytest.mark.served
 def test_few_bytes_cannot_claim_many_pixels() -> None:
     for data in (flat(8600), encoded(Image.new("RGB", (8600, 8600)), "PNG")):
         with pytest.raises(VisionError) as caught:
@@ -187,6 +191,7 @@ def test_few_bytes_cannot_claim_many_pixels() -> None:
     assert decode_reduced(flat(3000))[1] == (3000, 3000)
 
 
+@pytest.mark.served
 def test_a_process_decodes_as_a_thread_does() -> None:
     process = DecodeProcess(FLAT, SECONDS)
     oriented = io.BytesIO()
@@ -205,6 +210,7 @@ def test_a_process_decodes_as_a_thread_does() -> None:
     process.close()
 
 
+@pytest.mark.served
 def test_a_process_that_dies_or_hangs_costs_one_picture() -> None:
     process = DecodeProcess(FLAT, SECONDS)
     process.decode_reduced(BUS)

@@ -81,6 +81,33 @@ def test_any_text_can_be_drawn(text: str) -> None:
     assert canvas.height < 640
 
 
+SPELT = {
+    "猫": "Mao",
+    "кошка": "koshka",
+    "γάτα": "gata",
+    "قط": "qt",
+    "חתול": "htvl",
+    "แมว": "aemw",
+    "crème brûlée": "creme brulee",
+    "Füße": "Fusse",
+    "😀": ":grinning:",
+}
+
+
+@pytest.mark.parametrize("label", SPELT)
+def test_what_the_font_lacks_is_spelt_in_ascii(label: str) -> None:
+    """Each character of it would be drawn as the same empty box: the font's own glyph for what it lacks."""
+    font = drawing._font(20)
+    empty = bytes(font.getmask("\uffff"))
+    assert any(bytes(font.getmask(one)) == empty for one in label)
+    [(words, back, _)] = drawing._labels([(label, 0.5, (0, 0, 99, 99))], font, (640, 640))
+    assert words == f"{SPELT[label]} 50%"
+    assert back == colour(label)
+    assert not any(bytes(font.getmask(one)) == empty for one in words)
+    strip = [np.asarray(draw(grey(640, 480), [Marks(lines=[text])]))[480:] for text in (label, SPELT[label])]
+    assert (strip[0] == strip[1]).all()
+
+
 @pytest.mark.parametrize(
     "box", [(0, 0, 0, 0), (1, 1, 1, 1), (-0.5, -0.5, 1.5, 1.5), (0.9, 0.9, 0.1, 0.1), (0, 0, 1, 1)]
 )

@@ -57,6 +57,7 @@ def test_a_jpeg_with_all_rows_is_answered_whatever_its_end(jpeg: bytes, end: byt
     assert decode(jpeg[:-2] + end).tobytes() == expected.tobytes()
 
 
+@pytest.mark.served
 def test_a_jpeg_cut_anywhere_is_refused_with_and_without_an_end_marker(jpeg: bytes) -> None:
     for hundredth in range(100):
         cut = jpeg[: (len(jpeg) - 2) * hundredth // 100]

@@ -176,6 +176,7 @@ def test_a_large_photograph_has_boxes_in_its_own_pixels(client: httpx.Client, ph
     assert x2 - x1 > 2500
 
 
+@pytest.mark.served
 def test_a_reduced_decode_is_the_picture_made_smaller(photo: Image.Image) -> None:
     """Of every mode that a JPEG and a PNG may have, up to where the models' preprocessing begins."""
     for mode in ("RGB", "L", "CMYK"):

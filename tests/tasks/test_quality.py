@@ -37,6 +37,7 @@ from vision.tasks.classification.transformers_classifier import TransformersNetw
 from vision.tasks.detection.spec import Detection, DetectOptions
 
 
+@pytest.mark.served
 def test_the_classifiers_logits_equal_the_original_checkpoints() -> None:
     folder = starter.CLASSIFICATION
     network = TransformersNetwork(folder, "cpu")

@@ -268,7 +268,7 @@ def _same_to_the_level(processor: Any, theirs: Callable[[list[Pixels]], torch.Te
 
 
 def _ways_to_answer(processor: Any, module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return how detr_graph.found() makes of a network's outputs what the processor makes of them; else nothing."""
+    """Return how detr_graph.found() gets the processor's answers from a network's outputs; empty where it cannot."""
     with torch.inference_mode():
         logits, boxes = module(torch.zeros(1, *shape))
     # None so near another that rounding could put them in another order.

@@ -63,7 +63,7 @@ def optimize(tag: str, data: Path, device: str, out: Path | None, *, limit: int 
     folder = store.folder(tag)
     card = store.verify(folder)
     task = TASKS[card.task]
-    pictures = Photographs(card, task.load_shrink(folder), data, limit)
+    pictures = Sample(card, task.load_shrink(folder), data, limit)
 
     def load(how: Plan) -> Predictor:
         return task.load(folder, card, Device(device, how))
@@ -110,7 +110,7 @@ def keep(tag: str, card: Card, made: Made, place: Path, out: Path | None) -> Non
         (there / file.name).write_bytes(file.read_bytes())
 
 
-class Photographs:
+class Sample:
     """Photographs as the model's items, and what is truly on them where that is known."""
 
     def __init__(self, card: Card, shrink: Shrink, data: Path, limit: int) -> None:
@@ -172,7 +172,7 @@ def average_precision(truth: Sequence[Boxed], answers: Sequence[Detection]) -> f
 class Chosen:
     """The fastest way so far of those that pass; float32, which always does, is the first."""
 
-    def __init__(self, model: Predictor, pictures: Photographs, plan: Plan) -> None:
+    def __init__(self, model: Predictor, pictures: Sample, plan: Plan) -> None:
         self.plan, self.paces, self.gates = plan, {plan_name(plan): pace(model, plan)}, dict[str, float]()
         self._pictures, self._exact = pictures, pictures.answers(model)
 

@@ -24,7 +24,7 @@ from torchmetrics.text import BLEUScore
 from train_and_save.datasets import Boxed, Captioned, Corners, Labelled
 from train_and_save.measure import report
 from train_and_save.measure.cider import cider_d
-from train_and_save.measure.report import Box, Picture, Section, Table
+from train_and_save.measure.report import Box, Drawing, Section, Table
 from train_and_save.measure.sentences import words
 from vision.tasks.captioning.spec import Caption
 from vision.tasks.classification.spec import Classification
@@ -49,7 +49,7 @@ class Answers(Protocol):
         """Return how wrong the answer to each picture is (P,); zero where nothing is wrong."""
         ...
 
-    def draw(self, row: int) -> Picture:
+    def draw(self, row: int) -> Drawing:
         """Draw a picture with its answer and its truth."""
         ...
 
@@ -93,7 +93,7 @@ class Classified:
     def losses(self) -> Values:
         return (self.score * (self.best != self.known)).numpy()
 
-    def draw(self, row: int) -> Picture:
+    def draw(self, row: int) -> Drawing:
         answer, place = self.answers[row], self.places[row]
         rank = f"{answer[place - 1].score:.2f}, place {place}" if place else f"not among the {len(answer)} best"
         lines = [f"said {answer[0].label} ({answer[0].score:.2f})", f"is {self.named[row]} ({rank})"]
@@ -172,7 +172,7 @@ class Detected:
     def losses(self) -> Values:
         return np.array([float(sum(box.wrong for box in boxes)) for boxes in self.drawn])
 
-    def draw(self, row: int) -> Picture:
+    def draw(self, row: int) -> Drawing:
         boxes = self.drawn[row]
         missed, false = (sum(box.wrong for box in boxes if box.true == true) for true in (True, False))
         line = f"{missed} missed of {sum(box.true for box in boxes)}, {false} false"
@@ -205,7 +205,7 @@ class Told:
     def losses(self) -> Values:
         return 10 - self.cider
 
-    def draw(self, row: int) -> Picture:
+    def draw(self, row: int) -> Drawing:
         said = f"said “{self.said[row]}” (CIDEr-D {self.cider[row]:.2f})"
         return report.draw(self.paths[row], [said, *self.references[row]])
 

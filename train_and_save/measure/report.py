@@ -65,7 +65,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Drawing:
     """A JPEG as a data URI, and the lines under it; the first is the answer."""
 
     uri: str
@@ -78,7 +78,7 @@ class Section:
     note: str = ""
     table: Table | None = None
     figure: str = ""
-    pictures: Sequence[Picture] = field(default_factory=list)
+    pictures: Sequence[Drawing] = field(default_factory=list)
     columns: int = 3
 
 
@@ -166,7 +166,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
     return _png(figure)
 
 
-def draw(path: Path, lines: Sequence[str], boxes: Sequence[Box] = ()) -> Picture:
+def draw(path: Path, lines: Sequence[str], boxes: Sequence[Box] = ()) -> Drawing:
     """A picture, its long side SIDE pixels, with its boxes."""
     image = images.decode(path.read_bytes(), LIMITS)
     scale = SIDE / max(image.size)
@@ -182,7 +182,7 @@ def draw(path: Path, lines: Sequence[str], boxes: Sequence[Box] = ()) -> Picture
             pen.text((x1 + 3, max(0, y1)), box.text, fill="white", font=font)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    return Picture(_uri("image/jpeg", buffer), lines)
+    return Drawing(_uri("image/jpeg", buffer), lines)
 
 
 def _with_interval(name: str, figure: tuple[float, float, float], signed: bool) -> Cell:

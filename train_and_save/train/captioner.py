@@ -20,8 +20,8 @@ from train_and_save import datasets, starter
 from train_and_save.datasets import Captioned
 from train_and_save.measure.sentences import quality
 from train_and_save.train.run import (
-    Run,
     Trained,
+    TrainingRun,
     copy_settings,
     find_base,
     fine_tune,
@@ -39,7 +39,7 @@ LONGEST = 40
 """Words of a sentence, in tokens; what is longer is cut."""
 
 
-def train(run: Run) -> Trained:
+def train(run: TrainingRun) -> Trained:
     """Train a captioner on a table of captions. Raises DataError."""
     grid_encoder.register()
     base, known = find_base(run, "captioning", starter.CAPTIONING)

@@ -24,8 +24,8 @@ from train_and_save import datasets, starter
 from train_and_save.datasets import DataError, Labelled
 from train_and_save.train.run import (
     Parts,
-    Run,
     Trained,
+    TrainingRun,
     copy_settings,
     find_base,
     fine_tune,
@@ -43,7 +43,7 @@ VIEWS = 2
 """A picture and its mirror."""
 
 
-def train(run: Run) -> Trained:
+def train(run: TrainingRun) -> Trained:
     """Train a classifier on an image folder. Raises DataError."""
     base, known = find_base(run, "classification", starter.CLASSIFICATION)
     examples = datasets.read_image_folder(run.data)
@@ -245,7 +245,7 @@ def balanced_accuracy(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     return sum(sum(each) / len(each) for each in right.values()) / len(right)
 
 
-def fine_tune_all(run: Run, model: Any, labels: list[str], processor: Any, parts: Parts[Labelled]) -> Any:
+def fine_tune_all(run: TrainingRun, model: Any, labels: list[str], processor: Any, parts: Parts[Labelled]) -> Any:
     """Train the whole network from where its head fits already (Kumar et al. 2022, arXiv:2202.10054)."""
     counts = Counter(example.label for example in parts["train"])
     balance = torch.tensor([len(parts["train"]) / (len(labels) * counts[label]) for label in labels])

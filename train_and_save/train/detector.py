@@ -25,8 +25,8 @@ from train_and_save.train.run import (
     PARTS,
     PATIENCE,
     Parts,
-    Run,
     Trained,
+    TrainingRun,
     find_base,
     make_card,
     open_picture,
@@ -43,7 +43,7 @@ COPIED = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 """What Ultralytics reads; other pictures become PNG."""
 
 
-def train(run: Run) -> Trained:
+def train(run: TrainingRun) -> Trained:
     """Train a YOLO on a YOLO or COCO data set. Raises DataError."""
     # ultralytics is imported late: it reads its settings from the environment that train.py makes.
     examples, labels = datasets.read_boxes(run.data)
@@ -100,7 +100,7 @@ def _boxes(found: Sequence[tuple[str, Corners, float]], labels: list[str]) -> di
     }
 
 
-def _fit(run: Run, data: Path, base: Path | str, weights: Path) -> None:
+def _fit(run: TrainingRun, data: Path, base: Path | str, weights: Path) -> None:
     """Train into `weights`/best.pt; goes on where a kill ended it, and is done when it was done."""
     from ultralytics.models import YOLO
 
@@ -131,7 +131,7 @@ def _fit(run: Run, data: Path, base: Path | str, weights: Path) -> None:
     done.touch()
 
 
-def _base(run: Run) -> tuple[Path | str, Card | None, str]:
+def _base(run: TrainingRun) -> tuple[Path | str, Card | None, str]:
     """What Ultralytics is to start from: a configuration, or a checkpoint made of a saved YOLO; its card and name."""
     if run.base is None or run.base.endswith(".yaml"):
         return run.base or FROM_NOISE, None, f"{run.base or FROM_NOISE}, from noise"

@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from train_and_save.datasets import DataError
 from train_and_save.graphs import export
-from train_and_save.train.run import Run, Trained
+from train_and_save.train.run import Trained, TrainingRun
 from vision.bento import store
 from vision.core.predictor import pick_device
 
@@ -45,7 +45,7 @@ def train(
     except (BentoMLException, ValueError) as error:
         raise DataError(f"--name {name}: {error}") from error
     try:
-        run = Run(data.resolve(), name, base, frozen, epochs, seed, pick_device(device), work.resolve() / name)
+        run = TrainingRun(data.resolve(), name, base, frozen, epochs, seed, pick_device(device), work.resolve() / name)
         _claim(run, task)
         set_seed(seed)
         trained = _train(task, run)
@@ -61,7 +61,7 @@ def train(
     return tag
 
 
-def _train(task: str, run: Run) -> Trained:
+def _train(task: str, run: TrainingRun) -> Trained:
     # Imported late: Ultralytics, which some bring along, reads these when it is imported.
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(run.folder)}
     match task:
@@ -79,7 +79,7 @@ def _train(task: str, run: Run) -> Trained:
             return train_detector.train(run)
 
 
-def _claim(run: Run, task: str) -> None:
+def _claim(run: TrainingRun, task: str) -> None:
     """Make the run's folder, or go on in one in which the same command has learnt something already."""
     plan = {**vars(run), "task": task, "data": str(run.data), "folder": None}
     file = run.folder / "plan.json"

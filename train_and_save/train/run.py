@@ -36,7 +36,7 @@ Parts = dict[str, list[Example]]
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What was asked for, and the folder to work in."""
 
     data: Path
@@ -58,7 +58,9 @@ class Trained:
     measure: Callable[[Card], dict[str, float]]
 
 
-def read_parts(run: Run, examples: Sequence[Example], key: Callable[[Example], str]) -> tuple[Parts[Example], str]:
+def read_parts(
+    run: TrainingRun, examples: Sequence[Example], key: Callable[[Example], str]
+) -> tuple[Parts[Example], str]:
     """Sort out unreadable pictures and split the others; return the parts and what the card says of them."""
     good, bad = datasets.readable(examples)
     for path, reason in bad:
@@ -113,7 +115,7 @@ def split(examples: Sequence[Example], key: Callable[[Example], str], seed: int)
     return parts
 
 
-def find_base(run: Run, task: str, default: Path) -> tuple[Path, Card | None]:
+def find_base(run: TrainingRun, task: str, default: Path) -> tuple[Path, Card | None]:
     """The folder to start from, and its card where it has one. Raises DataError."""
     folder = default if run.base is None else Path(run.base)
     if run.base is not None and not folder.is_dir():
@@ -135,7 +137,7 @@ def load_base(loader: Any, folder: Path) -> Any:
         raise DataError(f"{folder} cannot be trained for this task: {str(error).splitlines()[0]}") from error
 
 
-def make_card(run: Run, task: str, known: Card | None, base: str, **of_model: Any) -> Card:
+def make_card(run: TrainingRun, task: str, known: Card | None, base: str, **of_model: Any) -> Card:
     licence = known.licence if known else "not stated by the base"
     how = "frozen backbone" if run.frozen else f"up to {run.epochs} epochs"
     return Card(
@@ -178,7 +180,7 @@ class FineTuner(Trainer):
 
 
 def fine_tune(
-    run: Run, model: Any, parts: dict[str, Dataset[Any]], rate: float, *, collate: Any = None, loss: Any = None
+    run: TrainingRun, model: Any, parts: dict[str, Dataset[Any]], rate: float, *, collate: Any = None, loss: Any = None
 ) -> Any:
     """Train with early stopping on the part to choose with; return the best model. Goes on where a kill ended it."""
     checkpoints = run.folder / "checkpoints"

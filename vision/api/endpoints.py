@@ -50,7 +50,7 @@ class Wanted(NamedTuple):
     """`name` or `name:version`; None is the task's first model."""
     options: Options
     head_of: str | None = None
-    """Under which word the objects stand of whose main subject the head is asked about; None is the whole picture."""
+    """Ask about the head of the main subject among the objects under this word; None asks about the whole picture."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadRequest:
     """A request, read: its pictures (or why one cannot be had), and what it wants to know of each."""
 
     images: list[bytes | VisionError]
@@ -66,7 +66,7 @@ def fields(endpoint: Endpoint) -> type[BaseModel]:
     return create_model("Fields", __base__=endpoint.options, images=(list[Path], images))
 
 
-async def read(request: Request, endpoint: Endpoint) -> Asked:
+async def read(request: Request, endpoint: Endpoint) -> ReadRequest:
     """Read a request. Raises VisionError where all of it fails."""
     query = _read_query(request.scope["query_string"])
     images, body = await _read(request)
@@ -84,7 +84,7 @@ async def read(request: Request, endpoint: Endpoint) -> Asked:
             f"Accept asks for {picture}, which holds one picture, and {len(images)} were sent; "
             f"{alone}accept application/json and set render=true.",
         )
-    return Asked(images, endpoint.wanted(options), options, picture)
+    return ReadRequest(images, endpoint.wanted(options), options, picture)
 
 
 def preferred(accept: str) -> MediaType | None:

@@ -1,6 +1,7 @@
 """Before any process is started: refuse, in one line with the way out, what cannot go well."""
 
 import atexit
+import errno
 import fcntl
 import ipaddress
 import logging
@@ -10,6 +11,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
-from vision.bento import store
+from vision.bento import store, supervisor
 from vision.bento.served import rules
 from vision.core import device
 from vision.settings import FOREIGN, PREFIX, SETTINGS
@@ -27,6 +29,10 @@ log = logging.getLogger("bentoml.vision")
 
 MAX_TEMPORARY = 60
 """Characters of the temporary folder's path: a socket's has at most 107, and BentoML puts 43 behind the folder's."""
+
+
+SOCKETS = "bentoml-uds-"
+"""How BentoML names the temporary folder of its runners' sockets."""
 
 
 def own_metrics_folder() -> None:
@@ -40,19 +46,39 @@ def own_metrics_folder() -> None:
 def _sweep_metrics_folders() -> None:
     """Remove those of servers that were killed. Each server holds a lock on its own, until it ends."""
     own = Path(BentoMLContainer.prometheus_multiproc_dir.get())
-    fcntl.flock(os.open(own, os.O_RDONLY), fcntl.LOCK_SH)  # the file stays open
+    supervisor.hold(own)
     for folder in own.parent.glob(f"{own.name.rpartition('-')[0]}-*"):
-        if Path("/proc", folder.name.rpartition("-")[2]).exists():
-            continue  # it may be starting
-        file = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue  # of a server in another container
-        else:
-            shutil.rmtree(folder)
-        finally:
-            os.close(file)
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():  # that one may be starting
+            _remove_unless_held(folder)
+
+
+def _sweep_socket_folders() -> None:
+    """Remove this user's of supervisors that were killed. Ours hold a lock, another service's listen."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SOCKETS}*"):
+        with suppress(FileNotFoundError):  # its own supervisor, or another start, was faster
+            if folder.lstat().st_uid != os.getuid():
+                continue
+            files = list(folder.iterdir())
+            if files and not any(map(_is_listened_to, files)):  # an empty one may be of a start
+                _remove_unless_held(folder)
+
+
+def _is_listened_to(file: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(file)) != errno.ECONNREFUSED
+
+
+def _remove_unless_held(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # of a server that lives, maybe in another container
+    else:
+        shutil.rmtree(folder)
+    finally:
+        os.close(file)
 
 
 def check() -> None:
@@ -60,14 +86,15 @@ def check() -> None:
     context = click.get_current_context(silent=True)
     options: dict[str, Any] = context.params if context else {}
     if options.get("reload"):
-        raise BentoMLException("--reload is not to be had here: end the service and start it again.")
+        raise BentoMLException("--reload is not supported: end the service and start it again.")
     _check_address(options.get("host") or "127.0.0.1", options.get("port") or 3000)
     _check_certificate(options)
     _check_temporary_folder()
     _check_models()
     if foreign := [name for name in FOREIGN if name in os.environ]:
-        log.warning("%s: not heeded, another product's; keys of callers are VISION_API_KEYS.", ", ".join(foreign))
+        log.warning("%s: ignored, another product's; the keys of callers go into VISION_API_KEYS.", ", ".join(foreign))
     _sweep_metrics_folders()
+    _sweep_socket_folders()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand slow clients are a thousand files
 
@@ -87,7 +114,7 @@ def _check_address(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise BentoMLException(f"{host}:{port} cannot be had ({error}): choose another --port.") from error
+            raise BentoMLException(f"{host}:{port} cannot be used ({error}): choose another --port.") from error
 
 
 def _check_certificate(options: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ def check_home() -> None:
     try:
         BentoMLContainer.bentoml_home.get()
     except OSError as error:
-        raise ValueError(f"BentoML's folder cannot be had ({error}): name another in BENTOML_HOME.") from error
+        raise ValueError(f"BentoML's folder cannot be used ({error}): name another in BENTOML_HOME.") from error
 
 
 def version(*folders: Path) -> str:

@@ -6,11 +6,13 @@ signal that arrives while it starts or reloads, and waits a day for a process th
 
 import asyncio
 import ctypes
+import fcntl
 import logging
 import math
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bentoml._internal.utils import circus
@@ -76,6 +78,11 @@ def leave_for_another(reason: str) -> NoReturn:
     os._exit(LOST)
 
 
+def hold(folder: Path) -> None:
+    """Lock a folder for as long as this process lives: what sweeps leaves it alone."""
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)  # the file stays open
+
+
 class Supervisor(Arbiter):
     _stopping: bool
     _started = _failed = False
@@ -84,6 +91,8 @@ class Supervisor(Arbiter):
         on_hangup = signal.getsignal(signal.SIGHUP)
         endpoints = {"endpoint": ENDPOINT.format("commands"), "pubsub_endpoint": ENDPOINT.format("events")}
         super().__init__(watchers, **{**given, **endpoints})
+        for folder in {Path(one.path).parent for one in given["sockets"] if one.path}:
+            hold(folder)
         for watcher in watchers:
             watcher.graceful_timeout = WORKER_SECONDS
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):

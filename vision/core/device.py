@@ -116,7 +116,7 @@ def planned(name: str, folder: Path, card: Card, engines: Path | None = None) ->
 
 
 def likely_gpu(setting: str, task: str, driver: Driver = DRIVER) -> bool:
-    """Whether a task will run on a GPU; for who only has to know so much, and must not fail."""
+    """Whether a task will run on a GPU. Never fails."""
     device = wanted(setting, task)
     return device.startswith("cuda") or (device == "auto" and has_torch() and bool(driver.gpus()))
 

@@ -1,6 +1,7 @@
 """A picture with what was seen drawn on it: boxes with their labels, and below it the sentences.
 
-For who cannot draw it: a browser has no HEIC, a report no script. Nothing of the original but its pixels is in it.
+For programs that cannot draw it themselves: browsers cannot show HEIC, reports have no scripts. Nothing of the original
+but its pixels is in it.
 """
 
 import io
@@ -10,6 +11,7 @@ from functools import cache, partial
 from time import perf_counter
 from typing import Literal
 
+from anyascii import anyascii
 from PIL import Image, ImageDraw, ImageFont
 
 from vision.core import colours, images
@@ -25,10 +27,10 @@ PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0), (204, 121,
 INK, PAPER = (23, 23, 23), (250, 250, 250)
 
 LEAST = 640
-"""Longer side in pixels to which a small picture is enlarged, else nothing on it could be read."""
+"""A smaller picture is enlarged to this longer side in pixels; words on it could not be read otherwise."""
 
 LEAST_WIDTH, LEAST_LINES = 320, 4
-"""Of the picture's place, in pixels and in lines of text: what is narrower lies in the middle of it."""
+"""The least width in pixels and height in lines of text of what the picture lies on, in its middle."""
 
 Font = ImageFont.FreeTypeFont
 Rectangle = tuple[float, float, float, float]
@@ -200,13 +202,16 @@ def _cut(text: str, font: Font, width: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line of what can be shown: a model's labels are anybody's."""
-    return "".join(character if character.isprintable() else " " for character in text)[:200]
+    """One line of what can be shown: a model's labels are anybody's. What the font lacks is spelt in ASCII.
+
+    Fonts with the glyphs of all scripts would be as large as the rest of what drawing needs; the JSON has the label.
+    """
+    return "".join(c if c.isprintable() else " " for c in anyascii(text[:200]))[:200]
 
 
 @cache
 def _font(size: int) -> Font:
-    """The one that Pillow brings along, Latin only."""
+    """The one that Pillow brings along; it has little more than ASCII."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise TypeError("This build of Pillow has no FreeType; its wheels have it.")

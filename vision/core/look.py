@@ -156,7 +156,7 @@ async def look(
 
 
 def _head(whole: Pixels, size: tuple[int, int], box: Box, asked: Question) -> Item[Any]:
-    """Cut the head out of a picture that may be smaller than its `size`, in whose pixels the box is."""
+    """Cut the head out of a picture. The box is in pixels of `size`; the picture itself may be smaller."""
     x, y = whole.shape[1] / size[0], whole.shape[0] / size[1]
     x1, y1, x2, y2 = box
     left, top, right, bottom = subject.head((x1 * x, y1 * y, x2 * x, y2 * y), (whole.shape[1], whole.shape[0]))

@@ -54,7 +54,7 @@ class Item(Generic[OptionsT]):
     """One picture on its way into a model.
 
     pixels: what the model looks at; may be smaller than the picture was.
-    size: (width, height) of the oriented original, in whose pixels boxes are given.
+    size: (width, height) of the oriented original; boxes are given in its pixels.
     """
 
     pixels: Pixels

@@ -16,7 +16,7 @@ HEIGHT, WIDER, ABOVE = 0.5, 1.2, 0.1
 """A head's square: as wide as the box, at most HEIGHT of its height; WIDER by a margin, ABOVE of it over the box."""
 
 
-class Found(Protocol):
+class ObjectLike(Protocol):
     """An object, as detectors answer it."""
 
     @property
@@ -27,21 +27,21 @@ class Found(Protocol):
     def box(self) -> Box | None: ...
 
 
-FoundT = TypeVar("FoundT", bound=Found)
+ObjectT = TypeVar("ObjectT", bound=ObjectLike)
 
 
-def area(found: Found) -> float:
+def area(found: ObjectLike) -> float:
     """Return a box's area in pixels; nothing has none."""
     x1, y1, x2, y2 = found.box or (0, 0, 0, 0)
     return (x2 - x1) * (y2 - y1)
 
 
-def people(objects: Iterable[FoundT], least: float = LEAST_SCORE) -> list[FoundT]:
+def people(objects: Iterable[ObjectT], least: float = LEAST_SCORE) -> list[ObjectT]:
     """Return the persons among objects, in their order."""
     return [one for one in objects if one.label.lower() == PERSON and one.score >= least]
 
 
-def main(objects: Iterable[FoundT]) -> FoundT | None:
+def main(objects: Iterable[ObjectT]) -> ObjectT | None:
     """Return the main subject: the person with the largest box."""
     return max(people(objects), key=area, default=None)
 

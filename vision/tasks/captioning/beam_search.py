@@ -15,7 +15,7 @@ from vision.core.engine import Floats
 
 
 @dataclass(frozen=True)
-class Rules:
+class SearchRules:
     """Of a search, named as in transformers' GenerationConfig."""
 
     decoder_start_token_id: int
@@ -37,7 +37,7 @@ class Rules:
 
 
 class BeamSearch:
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SearchRules) -> None:
         self.rules = rules
         self.done = False
         self._beams: list[list[int]] = [[rules.decoder_start_token_id]]

@@ -18,7 +18,7 @@ from vision.core.device import Device
 from vision.core.engine import GRAPH, GRAPH_CONFIG, STREAMS, Floats, Graph, Hint, Running
 from vision.core.pixels import Steps
 from vision.core.schemas import Card, Item, Model, Pixels
-from vision.tasks.captioning.beam_search import BeamSearch, Rules
+from vision.tasks.captioning.beam_search import BeamSearch, SearchRules
 from vision.tasks.captioning.spec import Caption, CaptionOptions
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class GraphWriter:
     def __init__(self, folder: Path, hint: Hint = "LATENCY") -> None:
         config = json.loads((folder / GRAPH_CONFIG).read_text())
         self.preprocess = Steps.load(folder)
-        self.rules = Rules(**config["rules"])
+        self.rules = SearchRules(**config["rules"])
         self.cache: list[int] = config["cache"]  # layers, 2 for keys and values, heads, width of a head
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.see, self.say = (Graph(engine.read(folder / name), hint) for name in (GRAPH, DECODER_GRAPH))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vision.tasks.captioning.beam_search import Rules
+from vision.tasks.captioning.beam_search import SearchRules
 
 PLAIN_SEARCH = {
     "do_sample": False,
@@ -240,13 +240,13 @@ def family(model: Any) -> Family:
     raise ValueError(f"nobody has said how the decoder of a {type(model).__name__} is built.")
 
 
-def rules(parts: Family) -> Rules:
+def rules(parts: Family) -> SearchRules:
     """Return the rules of a model's search. Raises ValueError where it has one that beam_search.py does not know."""
     search = parts.search
     for name, plain in PLAIN_SEARCH.items():
         if getattr(search, name, None) not in (None, plain):
             raise ValueError(f"its search has {name}, which is not known here.")
-    return Rules(
+    return SearchRules(
         decoder_start_token_id=parts.start,
         eos_token_id=parts.end,
         max_new_tokens=search.max_new_tokens or (search.max_length or 21) - 1,  # that length counts the start

@@ -18,7 +18,7 @@ from vision.core.cuda import BUCKETS, Launcher, Plan, Replay, Run
 from vision.core.engine import GRAPH_CONFIG
 from vision.core.pixels import Steps
 from vision.core.schemas import Pixels
-from vision.tasks.captioning.beam_search import BeamSearch, Rules
+from vision.tasks.captioning.beam_search import BeamSearch, SearchRules
 from vision.tasks.captioning.captioner import Sentence
 from vision.tasks.captioning.captioner_parts import Family, SayFixed, See, family, rules
 from vision.tasks.captioning.spec import CaptionOptions
@@ -83,7 +83,7 @@ class CudaWriter:
             "say": (self._modules["say"], [said, said.clone(), position, cache, *seen], rules.max_new_tokens),
         }
 
-    def _search(self, levels: Pixels, asked: Rules) -> list[BeamSearch]:
+    def _search(self, levels: Pixels, asked: SearchRules) -> list[BeamSearch]:
         """Return the search that found each picture's sentence; levels: (B, H, W, 3)."""
         see, search = self._recorded(cuda.bucket(len(levels)), asked)
         see.inputs[0][: len(levels)].copy_(torch.from_numpy(levels))
@@ -92,7 +92,7 @@ class CudaWriter:
         search.run(searches)
         return searches
 
-    def _recorded(self, size: int, asked: Rules) -> tuple[Replay, "_Search"]:
+    def _recorded(self, size: int, asked: SearchRules) -> tuple[Replay, "_Search"]:
         graphs, own = self._how.graphs, (self.rules.num_beams, self.rules.max_new_tokens)
         if size not in self._seen:
             height, width = self.preprocess.size
@@ -165,7 +165,7 @@ def load_steps(folder: Path) -> Steps:
     return Steps.load(folder)
 
 
-def modules(parts: Family, steps: Steps, found: Rules) -> dict[str, nn.Module]:
+def modules(parts: Family, steps: Steps, found: SearchRules) -> dict[str, nn.Module]:
     """Return the networks that may be compiled, by the names that a Plan has for them."""
     return {
         "see": cuda.behind(steps, See(parts)).eval(),
