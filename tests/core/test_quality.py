@@ -3,13 +3,14 @@
 import asyncio
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy.fft import dctn
 
 from testkit.photographs import PHOTOS, encoded
-from vision.core import quality
+from vision.core import colours, quality
 from vision.core.images import decode_reduced
 from vision.core.look import Seen, look
 from vision.core.schemas import Quality
@@ -68,6 +69,22 @@ def test_the_hash_is_imagehashs_but_for_how_the_picture_is_made_small() -> None:
         low = dctn(small, norm="ortho")[:8, :8]
         theirs = "".join("1" if bit else "0" for bit in (low > np.median(low)).flatten())
         assert (int(theirs, 2) ^ int(quality.measure(picture).hash, 16)).bit_count() <= 4, path
+
+
+def test_the_numbers_are_those_of_opencv() -> None:
+    for path in PHOTOS.values():
+        picture, _ = decode_reduced(path.read_bytes())
+        few = np.asarray(picture.reduce(max(1, max(picture.size) // 256)))
+        luma = cv2.cvtColor(colours.to_srgb(few, picture), cv2.COLOR_RGB2GRAY)
+        scale = min(1, 256 / max(luma.shape))
+        luma = cv2.resize(luma, (round(luma.shape[1] * scale), round(luma.shape[0] * scale)))
+        _, rough = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))
+        low = cv2.dct(cv2.resize(luma, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32))[:8, :8].round(2)
+        measured = quality.measure(picture)
+        assert measured.brightness == round(luma.mean() / 255, 4)
+        assert measured.contrast == round(luma.std() / 255, 4)
+        assert measured.sharpness == round(rough.item() ** 2, 2)
+        assert measured.hash == np.packbits(low > np.median(low)).tobytes().hex()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (400, 4), (255, 257)])

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.core.linear import resize
 from vision.core.schemas import Pixels
 
 
@@ -38,7 +38,7 @@ def fit(pixels: Pixels, side: int) -> Pixels:
     """
     scale = side / max(pixels.shape[:2])
     width, height = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
+    return resize(pixels, height, width)
 
 
 def place(boxes: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from vision.core import engine
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 NMS_IOU = 0.7
 MAX_DETECTIONS = 300
 STRIDE = 32
-GREY = (114, 114, 114)
+GREY = 114
 
 
 class YoloNetwork:
@@ -71,7 +70,7 @@ class YoloNetwork:
         x, y, _, _ = self._placement(pixels)
         height, width = pixels.shape[:2]
         right, bottom = (self.side - width) % self.multiple - x, (self.side - height) % self.multiple - y
-        return np.asarray(cv2.copyMakeBorder(pixels, y, bottom, x, right, cv2.BORDER_CONSTANT, value=GREY))
+        return np.pad(pixels, ((y, bottom), (x, right), (0, 0)), constant_values=GREY)
 
     def _placement(self, pixels: Pixels) -> tuple[int, int, int, int]:
         """Where a picture that fits lies in the network's input, xyxy."""
