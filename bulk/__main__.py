@@ -161,6 +161,16 @@ def impact(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    from bulk import export
+    from bulk.groups import Results
+
+    out = arguments.out or arguments.results / arguments.to
+    count, names = export.export(Results(arguments.results), arguments.to, out)
+    print(f"{count:,} pictures for {arguments.to} in {out}: {', '.join(names)}")
+    return 0
+
+
 def _device(arguments: argparse.Namespace, task: str) -> str:
     try:
         return device.wanted(arguments.device, task)
@@ -236,11 +246,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--draws", type=_positive, default=1000, help="of the bootstrap (1000)")
     command.add_argument("--out", type=Path, help="a folder; by default RESULTS/impact-OUTCOME")
+
+    command = commands.add_parser("export", help="hand results to the tools that people label and look with")
+    command.set_defaults(run=export)
+    command.add_argument("results", type=Path, help=RESULTS)
+    command.add_argument("--to", required=True, choices=["coco", "label-studio", "fiftyone"])
+    command.add_argument("--out", type=Path, help="a folder; by default RESULTS/coco and so on")
     return parser
 
 
+RESULTS = "a folder that `score` wrote as Parquet"
+
+
 def _add_results(command: argparse.ArgumentParser) -> None:
-    command.add_argument("results", type=Path, help="a folder that `score` wrote as Parquet")
+    command.add_argument("results", type=Path, help=RESULTS)
     command.add_argument("--by", default="group", help="the column that groups pictures, also a carried one (group)")
 
 
