@@ -93,8 +93,19 @@ class Results:
         """Yield a DuckDB whose view `rows` is these rows; what does not fit into MEMORY goes to the disk."""
         with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
             connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
-            connection.execute(f"CREATE VIEW rows AS SELECT * FROM {self._rows()}")  # noqa: S608
+            self.view(connection, "rows")
             yield connection
+
+    def view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        """Let a connection know these rows by a name."""
+        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {self._rows()}")  # noqa: S608
+
+    def ask(self, connection: duckdb.DuckDBPyConnection, query: str) -> list[Any]:
+        """Return what a query over `rows` finds. Raises UserError where a file is damaged."""
+        try:
+            return connection.execute(query).fetchall()
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise UserError(f"{self.folder} is damaged: {str(error).splitlines()[0]}") from error
 
     def rules(self, rules: Rules) -> Rules:
         """Return the rules that these rows can be judged by. Raises UserError where a signal lacks."""
