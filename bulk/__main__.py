@@ -161,6 +161,41 @@ def impact(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    from bulk import export
+    from bulk.groups import Results
+
+    out = arguments.out or arguments.results / arguments.to
+    count, names = export.export(Results(arguments.results), arguments.to, out)
+    print(f"{count:,} pictures for {arguments.to} in {out}: {', '.join(names)}")
+    return 0
+
+
+def summary(arguments: argparse.Namespace) -> int:
+    from bulk import places, summary
+    from bulk.groups import Results
+
+    results = Results(arguments.results)
+    found = summary.summary(results)
+    out = places.made(arguments.out or arguments.results / "summary").path
+    summary.write(results, found, out)
+    print(f"{found.pictures:,} pictures, {found.failed:,} failed. {out / 'summary.html'} shows them.")
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from bulk import compare, places
+    from bulk.groups import Results
+
+    a, b = Results(arguments.a), Results(arguments.b)
+    found = compare.compare(a, b)
+    out = places.made(arguments.out or arguments.b / f"beside-{arguments.a.resolve().name}").path
+    compare.write(a, b, found, out)
+    differ = ", ".join(f"{one.differ:,} of {one.pictures:,} differ in {one.name}" for one in found.features)
+    print(f"{found.pictures:,} pictures in both: {differ}. {out / 'compare.html'} shows them.")
+    return 0
+
+
 def _device(arguments: argparse.Namespace, task: str) -> str:
     try:
         return device.wanted(arguments.device, task)
@@ -230,11 +265,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--draws", type=_positive, default=1000, help="of the bootstrap (1000)")
     command.add_argument("--out", type=Path, help="a folder; by default RESULTS/impact-OUTCOME")
+
+    command = commands.add_parser("export", help="hand results to the tools that people label and look with")
+    command.set_defaults(run=export)
+    command.add_argument("results", type=Path, help=RESULTS)
+    command.add_argument("--to", required=True, choices=["coco", "label-studio", "fiftyone"])
+    command.add_argument("--out", type=Path, help="a folder; by default RESULTS/coco and so on")
+
+    command = commands.add_parser("summary", help="show a collection on a page: labels, words, scores, errors, copies")
+    command.set_defaults(run=summary)
+    command.add_argument("results", type=Path, help=RESULTS)
+    command.add_argument("--out", type=Path, help="a folder; by default RESULTS/summary")
+
+    command = commands.add_parser("compare", help="show where two runs over the same pictures differ, the worst first")
+    command.set_defaults(run=compare)
+    command.add_argument("a", type=Path, help=RESULTS)
+    command.add_argument("b", type=Path, help="another: of another model, other options, another version")
+    command.add_argument("--out", type=Path, help="a folder; by default B/beside-A")
     return parser
 
 
+RESULTS = "a folder that `score` wrote as Parquet"
+
+
 def _add_results(command: argparse.ArgumentParser) -> None:
-    command.add_argument("results", type=Path, help="a folder that `score` wrote as Parquet")
+    command.add_argument("results", type=Path, help=RESULTS)
     command.add_argument("--by", default="group", help="the column that groups pictures, also a carried one (group)")
 
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, get_args
 
 import duckdb
 import pyarrow as pa
@@ -19,6 +20,10 @@ from vision.core.errors import Code, VisionError
 from vision.core.schemas import Failure, Quality
 from vision.insights.pictures import QUALITY, Picture
 from vision.insights.rules import LEAST_LABEL, LEAST_OBJECT, Rules
+
+Kind = Literal["labels", "caption", "objects"]
+"""Of an answer: the name of its field that says what was seen."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ALWAYS = ("classification", "detection", QUALITY)
 BESIDE = ("id", "uri", "width", "height", "status", "error")
@@ -42,29 +47,65 @@ class Shown:
 class Results:
     """A folder of results that `python -m bulk score` wrote."""
 
-    def __init__(self, folder: Path, by: str) -> None:
+    def __init__(self, folder: Path, by: str = "group") -> None:
         """`by` names the column that groups pictures, of ours or carried. Raises UserError."""
-        parts = sorted(folder.glob("part-*.parquet"))
+        self.parts = parts = sorted(folder.glob("part-*.parquet"))
         if not parts:
             there = "is no folder" if not folder.is_dir() else "holds no part-*.parquet"
             raise UserError(f"{folder} {there}: name a local folder that `python -m bulk score` wrote as Parquet.")
         self.folder, self.by = folder, by
         try:
             self.schema: pa.Schema = pq.read_schema(parts[0])
-            self.asked: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["asked"]
+            self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+            self.asked: dict[str, Any] = self.manifest["asked"]
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder} cannot be read: {error}") from error
         self._by = self._column(by)
 
     def _column(self, by: str) -> str:
         carried = self.schema.field("carried").type if "carried" in self.schema.names else pa.struct([])
-        inside = [carried.field(index).name for index in range(carried.num_fields)]
+        inside = _names(carried)
         if by in inside:
-            return f"carried.{_quoted(by)}"
+            return f"carried.{quoted(by)}"
         if by in self.schema.names and not pa.types.is_nested(self.schema.field(by).type):
-            return _quoted(by)
+            return quoted(by)
         known = ", ".join(["group", *inside])
         raise UserError(f"{self.folder} has no column {by!r} to group by; it has {known}.")
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The features that these rows hold, by their words, and what kind of answer each is."""
+        answers = [field for field in self.schema if pa.types.is_struct(field.type) and "model" in _names(field.type)]
+        return {one.name: kind for one in answers for kind in KINDS if kind in _names(one.type)}
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield rows in their order. Raises UserError where a file is damaged."""
+        for part in self.parts:
+            try:
+                with pq.ParquetFile(part, page_checksum_verification=True) as file:
+                    for batch in file.iter_batches(ROWS, columns=columns):
+                        yield from batch.to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{part} is damaged ({error}): remove it, and score again.") from error
+
+    @contextmanager
+    def connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a DuckDB whose view `rows` is these rows; what does not fit into MEMORY goes to the disk."""
+        with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
+            connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
+            self.view(connection, "rows")
+            yield connection
+
+    def view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        """Let a connection know these rows by a name."""
+        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {self._rows()}")  # noqa: S608
+
+    def ask(self, connection: duckdb.DuckDBPyConnection, query: str) -> list[Any]:
+        """Return what a query over `rows` finds. Raises UserError where a file is damaged."""
+        try:
+            return connection.execute(query).fetchall()
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise UserError(f"{self.folder} is damaged: {str(error).splitlines()[0]}") from error
 
     def rules(self, rules: Rules) -> Rules:
         """Return the rules that these rows can be judged by. Raises UserError where a signal lacks."""
@@ -94,8 +135,8 @@ class Results:
 
     def count(self) -> tuple[int, int]:
         """Return how many rows there are, and how many of them belong to a group."""
-        query = f"SELECT count(*), count({self._by}) FROM {self._rows()}"  # noqa: S608
-        with duckdb.connect() as connection:
+        query = f"SELECT count(*), count({self._by}) FROM rows"  # noqa: S608
+        with self.connected() as connection:
             found = connection.execute(query).fetchone()
         rows, grouped = found or (0, 0)
         return rows, grouped
@@ -103,13 +144,12 @@ class Results:
     def groups(self) -> Iterator[tuple[str, list[Shown]]]:
         """Yield each group's name and its pictures in their order; groups by name, rows of no group left out."""
         features = [name for name in self.asked["features"] if name in self.schema.names]
-        columns = ", ".join(map(_quoted, (*BESIDE, QUALITY, *features)))
+        columns = ", ".join(map(quoted, (*BESIDE, QUALITY, *features)))
         query = (
-            f"SELECT {self._by}::VARCHAR AS _group, {columns} FROM {self._rows()} "  # noqa: S608
+            f"SELECT {self._by}::VARCHAR AS _group, {columns} FROM rows "  # noqa: S608
             f"WHERE {self._by} IS NOT NULL ORDER BY 1, filename, file_row_number"
         )
-        with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
-            connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
+        with self.connected() as connection:
             rows = _each(connection.sql(query).to_arrow_reader(ROWS))
             for name, some in groupby(rows, key=itemgetter("_group")):
                 shown = [_shown(row, features) for row in islice(some, MOST + 1)]
@@ -127,7 +167,11 @@ def _each(batches: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _quoted(name: str) -> str:
+def _names(kind: pa.StructType) -> list[str]:
+    return [field.name for field in kind]
+
+
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

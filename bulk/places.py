@@ -126,5 +126,16 @@ class Remote:
         yield
 
 
+def made(path: Path) -> Folder:
+    """Return a local folder, made where it is not there. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written.")
+    return Folder(path)
+
+
 def place(out: str) -> Place:
     return Remote(out) if is_remote(out) else Folder(Path(out))

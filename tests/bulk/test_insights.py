@@ -75,6 +75,12 @@ def test_impact_leaves_a_page_and_tables(home: Path, tmp_path: Path) -> None:
 WRONG = {
     "no results": (("insights", "{tmp}/none"), "is no folder"),
     "no such column": (("insights", "{results}", "--by", "street"), "no column 'street'"),
+    "no results to show": (("summary", "{tmp}/none"), "is no folder"),
+    "nothing in common": (("compare", "{results}", "{results}"), "have no picture in common"),
+    "nowhere to write": (
+        ("export", "{results}", "--to", "coco", "--out", "{results}/manifest.json"),
+        "cannot be written",
+    ),
     "no outcome": (("impact", "{results}", "{results}/none.csv", "--outcome", "likes"), "cannot be read"),
 }
 
