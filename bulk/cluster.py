@@ -131,7 +131,7 @@ def join(address: str | None, actors: int | None, cpus: int | None, gpus: float)
 def _reach(head: str) -> None:
     """Ray itself would try for minutes, and end the process then."""
     host, _, port = head.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or "://" in head or not port.isdigit():
         raise UserError(f"--address: {head} must be HOST:PORT of the cluster's head, 10.0.0.1:6379 for example.")
     try:
         socket.create_connection((host, int(port)), REACH_SECONDS).close()
