@@ -76,8 +76,8 @@ class Case:
     def start(self, ray: Ray, name: str, shards: int) -> "subprocess.Popen[str]":
         """Start a run; return once some shards are there."""
         asked, out = self.on(ray, name)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(asked, cwd=ROOT, env=self.environment, text=True, **quiet)
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        process = subprocess.Popen(asked, cwd=ROOT, env=self.environment, stdout=nothing, stderr=pipe, text=True)
         while len(list(out.glob("part-*"))) < shards:
             assert process.poll() is None, process.communicate()
         return process
