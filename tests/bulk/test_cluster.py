@@ -50,7 +50,8 @@ def test_a_cluster_that_is_not_there_is_told(address: str, says: str) -> None:
 
 
 def test_without_ray_what_installs_it_is_told() -> None:
-    code = "import sys; sys.modules['ray'] = None\nimport bulk\ntry:\n import bulk.cluster\nexcept bulk.UserError as e: print(e)"
+    blocked = "import sys; sys.modules['ray'] = None"
+    code = f"{blocked}\nimport bulk\ntry:\n import bulk.cluster\nexcept bulk.UserError as e: print(e)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said == "Ray is not installed; `make install-ray` installs it.\n"
 
