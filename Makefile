@@ -16,7 +16,7 @@ GPU = $(shell nvidia-smi -L 2> /dev/null | grep '^GPU')
 SERVING = .venv/$(if $(or $(FULL),$(filter hub,$(MODELS)),$(wildcard .venv/full.stamp),$(GPU)),full,light).stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install score bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy test-kill bench-bulk fuzz soak bench planted sunglasses gpu train lint lock sbom
+.PHONY: help serve install install-ray score bento image image-cpu test test-fast test-hub test-checkpoints test-image test-proxy test-kill test-ray bench-bulk fuzz soak bench planted sunglasses gpu train lint lock sbom
 
 help:  ## list the words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,8 @@ install:  ## install what serving needs here: light, or with PyTorch for a GPU, 
 score: install .venv/bulk.stamp  ## score a collection into Parquet files: PHOTOS=folder OUT=results (FEATURES="classification detection")
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
 	@env $$(grep '^VISION_' .venv/models.out) $(BIN)/python -m bulk score "$(PHOTOS)" --out "$(OUT)" --features $(FEATURES)
+
+install-ray: install .venv/ray.stamp  ## install what `python -m bulk score --engine ray` needs
 
 bento: install  ## build the Bento: code, models and locked dependencies (MODELS=starter or hub)
 	@$(BIN)/python -m train_and_save $(MODELS) > .venv/models.out
@@ -72,6 +74,9 @@ test-proxy: .venv/dev.stamp  ## two replicas behind the proxy: one killed, drain
 test-kill: .venv/dev.stamp  ## bulk scoring killed a hundred times over 20,000 pictures: none lost, none twice (PICTURES=, KILLS=)
 	$(BIN)/pytest -s tests/bulk/proof.py
 
+test-ray: .venv/dev.stamp  ## bulk scoring on a Ray cluster of three nodes here: a worker, the driver, a node killed (PICTURES=)
+	$(BIN)/pytest -s tests/bulk/cluster_proof.py
+
 fuzz: .venv/dev.stamp  ## 20,000 broken pictures, 2,000 generated requests, bombs: what is answered, and what it costs
 	$(BIN)/python -m testkit.fuzz
 
@@ -108,6 +113,7 @@ lock: .venv/uv.stamp  ## resolve requirements*.in into the lock files again
 	$(BIN)/uv pip compile $(COMPILE) requirements.in -o requirements.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-train.in -o requirements-train.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-bulk.in -o requirements-bulk.lock
+	$(BIN)/uv pip compile $(COMPILE) requirements-ray.in -o requirements-ray.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-dev.in -o requirements-dev.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-audit.in -o requirements-audit.lock
 	$(BIN)/uv pip compile $(COMPILE) requirements-bench.in -o requirements-bench.lock
@@ -147,9 +153,13 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-emit
 	$(INSTALL) -r requirements-bulk.lock
 	touch $@
 
+.venv/ray.stamp: requirements-ray.lock | .venv/uv.stamp
+	$(INSTALL) -r requirements-ray.lock
+	touch .venv/bulk.stamp $@
+
 .venv/dev.stamp: requirements-dev.lock | .venv/uv.stamp
 	$(INSTALL) -r requirements-dev.lock
-	touch .venv/full.stamp .venv/train.stamp .venv/bulk.stamp $@
+	touch .venv/full.stamp .venv/train.stamp .venv/bulk.stamp .venv/ray.stamp $@
 
 .venv/audit.stamp: requirements-audit.lock | .venv/uv.stamp
 	$(BIN)/uv venv --quiet --clear .venv/audit

@@ -21,13 +21,12 @@ from benchmarks import weights
 from benchmarks.case import Case
 from benchmarks.peers import Bare
 from bulk import cache, questions, run
-from bulk.__main__ import prepare_process
 from bulk.listing import Columns
 from bulk.places import Folder
 from bulk.progress import Progress
 from bulk.questions import Asked, Wanted
 from bulk.rows import Row
-from bulk.score import AT_ONCE, Scorer
+from bulk.score import AT_ONCE, Scorer, prepare_process
 from testkit.servers import OFFLINE, ROOT
 from vision.core.images import LIMITS
 from vision.tasks import TASKS

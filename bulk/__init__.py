@@ -1,5 +1,8 @@
 """Scores whole collections without HTTP: `python -m bulk --help`."""
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+"""What a process that loads models has in its environment."""
+
 
 class _ToldError(Exception):
     """What is told in one line, without a traceback."""

@@ -2,19 +2,17 @@
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
-from bulk import EndedError, UserError, questions
+from bulk import OFFLINE, EndedError, UserError, questions
+from bulk.addresses import is_remote
 from bulk.questions import flag
 from vision.bento import store
-from vision.core import device
 from vision.settings import SETTINGS
 from vision.tasks import TASKS
 
@@ -22,13 +20,16 @@ if TYPE_CHECKING:
     from bulk.progress import Progress
     from bulk.run import Run
 
+    Engine = Callable[[Run, Progress], int]
+    """Scores what a run has left; returns how many pictures were known before."""
+
 # Each command imports what it needs itself: --help should wait for nothing.
 
 
 def main() -> int:
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    os.environ |= {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    os.environ |= OFFLINE
     try:
         store.check_home()
         code: int = arguments.run(arguments)
@@ -58,14 +59,18 @@ def score(arguments: argparse.Namespace) -> int:
     out = place(arguments.out)
     if MANIFEST not in out.names():
         listing(arguments.photos, columns)  # who mistypes it should not wait for models
-    asked = _load(wanted, arguments)
-    cards = {one.wanted.word: one.model.card for one in asked}
+    scored = _on_ray(wanted, arguments) if arguments.engine == "ray" else _here(wanted, arguments)
+    cards = questions.cards(wanted)
     with out.locked():
         begun = run.begin(out, arguments.photos, columns, wanted, arguments.format, arguments.shard_rows, cards)
         if arguments.retry_errors:
             run.retry_errors(begun)
         progress = Progress(begun.left())
-        known = _score_here(begun, asked, arguments, progress) if begun.todo() else 0
+        known = 0
+        if begun.todo():
+            with progress:
+                known = scored(begun, progress)
+            begun.finish()
     print(
         f"{progress.pictures:,} pictures in {progress.seconds:,.1f} s, {progress.rate:,.1f}/s; {known:,} known before; "
         f"{begun.listed.entries:,} in {out.name}, {by_kind(+begun.errors)}"
@@ -78,11 +83,13 @@ def score(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     from bulk import plan
     from bulk.listing import Columns, listing
-    from bulk.score import Scorer
+    from bulk.score import Scorer, prepare_process
 
     columns = Columns(arguments.path_column, arguments.id_column, arguments.group_column)
     found = listing(arguments.photos, columns)
-    asked = _load(_wanted(arguments), arguments)
+    wanted = _wanted(arguments)
+    prepare_process()
+    asked = questions.load_all(wanted, arguments.device, SETTINGS.engine_dir)
 
     async def go() -> plan.Estimate:
         scorer = Scorer(asked, None, SETTINGS.limits(), arguments.stall_seconds)
@@ -95,38 +102,42 @@ def plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> list[questions.Asked]:
-    """Load the model of each question, once where several ask the same."""
-    prepare_process()
-    loaded: dict[str, questions.Asked] = {}
-    for one in wanted:
-        if one.tag not in loaded:
-            loaded[one.tag] = questions.load(one, _device(arguments, one.task.name), SETTINGS.engine_dir)
-    return questions.joined([replace(loaded[one.tag], wanted=one) for one in wanted])
-
-
-def _score_here(
-    begun: "Run", asked: Sequence[questions.Asked], arguments: argparse.Namespace, progress: "Progress"
-) -> int:
-    """Score with models in this process; return how many pictures were known before."""
+def _here(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> "Engine":
+    """Load the models in this process; return what scores with them."""
     from bulk import cache, run
-    from bulk.score import Scorer
+    from bulk.score import Scorer, prepare_process
 
+    prepare_process()
+    asked = questions.load_all(wanted, arguments.device, SETTINGS.engine_dir)
     path = None if arguments.no_cache else arguments.cache or cache.usual()
 
-    async def go() -> int:
+    async def go(begun: "Run", progress: "Progress") -> int:
         kept = cache.Cache(path, cache.PIXELS_KEY, [one.key for one in asked]) if path else None
         scorer = Scorer(asked, kept, SETTINGS.limits(), arguments.stall_seconds)
         try:
-            with progress:
-                await run.score(begun, scorer, progress)
+            await run.score(begun, scorer, progress)
         finally:
             await scorer.close()
         return scorer.known
 
-    known = asyncio.run(go())
-    begun.finish()
-    return known
+    return lambda begun, progress: asyncio.run(go(begun, progress))
+
+
+def _on_ray(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> "Engine":
+    """Join the cluster; return what scores there."""
+    from bulk import cluster
+
+    order = cluster.Order(
+        out=arguments.out if is_remote(arguments.out) else os.path.abspath(arguments.out),  # noqa: PTH100
+        wanted=tuple(wanted),
+        device="cpu" if arguments.device == "auto" and not arguments.gpus else arguments.device,
+        cache=None if arguments.cache is None else str(arguments.cache.absolute()),
+        keeps=not arguments.no_cache,
+        limits=SETTINGS.limits(),
+        stall_seconds=arguments.stall_seconds,
+    )
+    size = cluster.join(arguments.address, arguments.actors, arguments.cpus, arguments.gpus)
+    return lambda begun, progress: asyncio.run(cluster.score(begun, order, size, progress))
 
 
 def insights(arguments: argparse.Namespace) -> int:
@@ -196,28 +207,12 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _device(arguments: argparse.Namespace, task: str) -> str:
-    try:
-        return device.wanted(arguments.device, task)
-    except ValueError as error:
-        raise UserError(f"--device: {error}.") from error
-
-
 def _wanted(arguments: argparse.Namespace) -> list[questions.Wanted]:
     given = {name: getattr(arguments, name) for name in _option_fields()}
     options = {name: value for name, value in given.items() if value is not None}
     models = {task: SETTINGS.models(task)[0] for task in TASKS}
     features = [word for some in arguments.features or TASKS for word in some.split(",")]
     return questions.wanted(features, options, models)
-
-
-def prepare_process() -> None:
-    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it."""
-    allocator = ctypes.CDLL(None)
-    if hasattr(allocator, "mallopt"):  # glibc's
-        mmap_threshold, trim_threshold = -3, -1
-        allocator.mallopt(mmap_threshold, 32 << 20)
-        allocator.mallopt(trim_threshold, 128 << 20)
 
 
 def _option_fields() -> dict[str, Any]:
@@ -237,6 +232,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--cache", type=Path, help="where answers are kept; by default in ~/.cache/vision")
     command.add_argument("--no-cache", action="store_true", help="keep none")
     _add_questions(command)
+    command.add_argument("--engine", choices=["here", "ray"], default="here", help="here, or on a Ray cluster (here)")
+    command.add_argument(
+        "--address", help="of the cluster's head, HOST:PORT; by default RAY_ADDRESS, or this machine's"
+    )
+    command.add_argument("--gpus", type=float, default=0, help="of each of Ray's actors; 0.5: two share one (0)")
+    command.add_argument("--cpus", type=_positive, help="of each actor; by default a machine's, or its GPU's share")
+    command.add_argument("--actors", type=_positive, help="by default as many as the cluster has room for now")
 
     command = commands.add_parser("plan", help="tell what scoring a collection would cost; a sample is scored")
     command.set_defaults(run=plan)

@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
+from uuid import uuid4
 
 from bulk import UserError
 from bulk.addresses import filesystem, is_remote, without_secrets
 
 LOCK = "_lock"
+NEW = ".new"
+"""How what is being written ends. Each writer has a name of its own: of a cluster, two may write one shard."""
 
 
 class Place(Protocol):
@@ -57,7 +60,7 @@ class Folder:
 
     @contextmanager
     def bring(self, name: str) -> Iterator[Path]:
-        new = self.path / f"_{name.lstrip('_')}.new"
+        new = self.path / f"_{name.lstrip('_')}.{uuid4().hex}{NEW}"
         try:
             yield new
             with new.open("rb") as file:
@@ -86,11 +89,18 @@ class Folder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(f"{self.name}: another process scores there.") from error
+            self._sweep()
             try:
                 yield
             finally:
+                self._sweep()
                 if made and self.names() == [LOCK]:  # a run that did not begin leaves nothing
                     shutil.rmtree(self.path, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what was being written when somebody was killed."""
+        for left in self.path.glob(f"_*{NEW}"):
+            left.unlink(missing_ok=True)
 
 
 class Remote:

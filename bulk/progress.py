@@ -1,6 +1,7 @@
 """What a run shows while it goes: on a terminal its rate, errors by kind and time left; else nothing."""
 
 from collections import Counter
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Self
 
@@ -48,12 +49,14 @@ class Progress:
         return self.pictures / max(self.seconds, 1e-9)
 
     def count(self, row: Row) -> None:
-        self.pictures += 1
-        if row["status"] == "error":
-            self.errors[row["error"]["code"]] += 1
+        self.add(1, {row["error"]["code"]: 1} if row["status"] == "error" else {})
+
+    def add(self, pictures: int, errors: Mapping[str, int]) -> None:
+        self.pictures += pictures
+        self.errors.update(errors)
         if not self._bar.disable:
             rate = f"{self.rate:,.1f} pictures/s"
-            self._bar.update(self._task, advance=1, rate=rate, errors=by_kind(self.errors))
+            self._bar.update(self._task, advance=pictures, rate=rate, errors=by_kind(self.errors))
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, highlight=False, soft_wrap=True)

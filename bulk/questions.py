@@ -15,7 +15,7 @@ from vision.core import device, engine
 from vision.core.errors import VisionError
 from vision.core.look import MAX_BATCH, ServedModel, in_process
 from vision.core.predictor import Predictor, pick_device, predict_each
-from vision.core.schemas import Item, Options
+from vision.core.schemas import Card, Item, Options
 from vision.core.subject import HEAD
 from vision.core.task import Task
 from vision.tasks.features import features
@@ -74,6 +74,27 @@ def wanted(words: Sequence[str], options: Mapping[str, Any], models: Mapping[str
 
 def flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
+
+
+def cards(wanted: Sequence[Wanted]) -> dict[str, Card]:
+    """Return the card of each question's model, by the question's word."""
+    return {one.word: store.read_card(store.folder(one.tag)) for one in wanted}
+
+
+def load_all(wanted: Sequence[Wanted], where: str, engines: Path | None) -> list[Asked]:
+    """Load the model of each question, once where several ask the same. Raises UserError."""
+    loaded: dict[str, Asked] = {}
+    for one in wanted:
+        if one.tag not in loaded:
+            loaded[one.tag] = load(one, _device(where, one.task.name), engines)
+    return joined([replace(loaded[one.tag], wanted=one) for one in wanted])
+
+
+def _device(name: str, task: str) -> str:
+    try:
+        return device.wanted(name, task)
+    except ValueError as error:
+        raise UserError(f"--device: {error}.") from error
 
 
 def load(asked: Wanted, where: str, engines: Path | None) -> Asked:

@@ -64,6 +64,12 @@ class Run:
         except OSError as error:
             raise EndedError(f"{self.place.name} cannot be written: {error.strerror or error}.") from error
 
+    def took(self, index: int, errors: Counter[str]) -> Counter[str]:
+        """Take a shard as done, with errors by code; return these."""
+        self.done.add(index)
+        self.errors.update(errors)
+        return errors
+
     def finish(self) -> None:
         told = {"finished": _now(), "errors": dict(+self.errors), "shards_done": len(self.done)}
         self.place.write(MANIFEST, _json(self.manifest | told))
@@ -97,26 +103,36 @@ def begin(
         if strange := sorted(name for name in names if not name.startswith("_")):
             raise UserError(f"{place.name} holds {strange[0]} and no {MANIFEST}: name an empty place.")
         manifest = _new(place, photos, columns, question, cards)
-    found = List(place)
-    classes = {one.word: one.task.result for one in wanted}
-    run = Run(
-        place, manifest, found, rows.FORMATS[format](rows.schema(classes, found.carried)), set(), Counter(), resumed
-    )
-    for index in range(found.shards):
+    run = open_(place, manifest, wanted, resumed)
+    for index in range(run.listed.shards):
         if rows.part(index, run.format) in names:
-            some = rows.read(place, index, run.format, found.ids(index), ["id", "status", "error"])
-            run.done.add(index)
-            run.errors.update(_codes(some))
+            some = rows.read(place, index, run.format, run.listed.ids(index), ["id", "status", "error"])
+            run.took(index, codes(some))
     return run
 
 
-def _same(place: Place, question: dict[str, Any]) -> dict[str, Any]:
+def open_(place: Place, manifest: dict[str, Any], wanted: Sequence[Wanted], resumed: bool = True) -> Run:
+    """Open a run that was begun, with none of its shards done yet. Raises UserError."""
+    listed = List(place)
+    columns = rows.schema({one.word: one.task.result for one in wanted}, listed.carried)
+    format = rows.FORMATS[manifest["asked"]["format"]](columns)
+    return Run(place, manifest, listed, format, set(), Counter(), resumed)
+
+
+def read_manifest(place: Place) -> dict[str, Any]:
+    """Read what a run was asked. Raises UserError."""
     try:
         with place.read(MANIFEST) as file:
-            manifest: dict[str, Any] = json.load(file)
-        before = manifest["asked"]
+            told: dict[str, Any] = json.load(file)
+        told["asked"], told["started"]
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{place.name}/{MANIFEST} is damaged: {error}") from error
+    return told
+
+
+def _same(place: Place, question: dict[str, Any]) -> dict[str, Any]:
+    manifest = read_manifest(place)
+    before = manifest["asked"]
     for name, value in question.items():
         if before.get(name) != value:
             raise UserError(
@@ -158,7 +174,7 @@ def retry_errors(run: Run) -> None:
         if retryable := sum(map(is_retryable, some)):
             run.again[index] = retryable
             run.done.remove(index)
-            run.errors.subtract(_codes(some))
+            run.errors.subtract(codes(some))
 
 
 def is_retryable(row: Row) -> bool:
@@ -185,7 +201,7 @@ async def score(run: Run, scorer: Scorer, progress: Progress) -> None:
     Ctrl-C or SIGTERM ends it after the shard in work; a second one at once. Raises EndedError.
     """
     stop = asyncio.Event()
-    _on_signals(stop, progress)
+    on_signals(stop, progress)
     begun = deque[Shard]()
 
     def entries() -> Iterator[Entry]:
@@ -195,7 +211,7 @@ async def score(run: Run, scorer: Scorer, progress: Progress) -> None:
             begun.append(run.shard(index))
             yield from begun[-1].missing
 
-    writing: asyncio.Task[None] | None = None
+    writing: asyncio.Task[Counter[str]] | None = None
     async for row in scorer.rows(entries()):
         begun[0].fill(row)
         progress.count(row)
@@ -208,14 +224,24 @@ async def score(run: Run, scorer: Scorer, progress: Progress) -> None:
         await writing
 
 
-async def _write(run: Run, shard: Shard) -> None:
+async def score_one(run: Run, index: int, scorer: Scorer) -> Counter[str]:
+    """Score one shard; return its errors by code. Raises EndedError."""
+    shard = await asyncio.to_thread(run.shard, index)
+    async for row in scorer.rows(shard.missing):
+        shard.fill(row)
+        scorer.check()
+    return await _write(run, shard)
+
+
+async def _write(run: Run, shard: Shard) -> Counter[str]:
     some = [row for row in shard.rows if row is not None]
     await asyncio.to_thread(run.write, shard.index, some)
-    run.done.add(shard.index)
-    run.errors.update(_codes(some))
+    return run.took(shard.index, codes(some))
 
 
-def _on_signals(stop: asyncio.Event, progress: Progress) -> None:
+def on_signals(stop: asyncio.Event, progress: Progress) -> None:
+    """Let Ctrl-C or SIGTERM set the event, and a second one end the process."""
+
     def on_signal() -> None:
         if stop.is_set():
             progress.close()
@@ -227,7 +253,7 @@ def _on_signals(stop: asyncio.Event, progress: Progress) -> None:
         asyncio.get_running_loop().add_signal_handler(one, on_signal)
 
 
-def _codes(some: Sequence[Row]) -> Counter[str]:
+def codes(some: Sequence[Row]) -> Counter[str]:
     return Counter(row["error"]["code"] for row in some if row["status"] == "error")
 
 

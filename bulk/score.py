@@ -1,6 +1,7 @@
 """Pictures in, rows out, in their order: read, looked up, decoded and asked beside each other."""
 
 import asyncio
+import ctypes
 import hashlib
 import os
 from collections import deque
@@ -8,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bulk import EndedError, addresses
 from bulk.addresses import Entry
@@ -48,13 +49,21 @@ class Known(NamedTuple):
 class Scorer:
     """Scores pictures with models in this process. Of one event loop."""
 
-    def __init__(self, asked: Sequence[Asked], cache: Cache | None, limits: Limits, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        cache: Cache | None,
+        limits: Limits,
+        stall_seconds: float,
+        threads: int = os.cpu_count() or 1,
+    ) -> None:
         self._asked, self._cache, self._stall = asked, cache, stall_seconds
-        self._decoders = Decoders(os.cpu_count() or 1, limits, pixels=2**62, seconds=DECODE_SECONDS)
+        self._decoders = Decoders(threads, limits, pixels=2**62, seconds=DECODE_SECONDS)
         self._readers = ThreadPoolExecutor(READERS)
         self._in_work: dict[bytes, asyncio.Future[Known]] = {}
         self.known = 0
         """Pictures of which nothing had to be inferred."""
+        self._unread = 0
 
     async def close(self) -> None:
         self._decoders.close()
@@ -71,20 +80,23 @@ class Scorer:
         """Yield a row an entry, in their order. Raises EndedError where the source is gone or does not answer."""
         ahead = deque[asyncio.Task[Row]]()
         try:
-            unread = 0
             for entry in entries:
                 if len(ahead) == AT_ONCE:
-                    row = await ahead.popleft()
-                    unread = _count_unread(row, unread)
-                    yield row
+                    yield self._counted(await ahead.popleft())
                 ahead.append(asyncio.create_task(self._row(entry)))
             while ahead:
-                row = await ahead.popleft()
-                unread = _count_unread(row, unread)
-                yield row
+                yield self._counted(await ahead.popleft())
         finally:
             for task in ahead:
                 task.cancel()
+
+    def _counted(self, row: Row) -> Row:
+        """Count how many in a row cannot be read. Raises EndedError."""
+        self._unread = 0 if row.get("sha256") is not None else self._unread + 1
+        if self._unread == VANISHED:
+            why = row["error"]["message"]
+            raise EndedError(f"{VANISHED} pictures in a row cannot be read, the last is {row['uri']}: {why}")
+        return row
 
     async def _row(self, entry: Entry) -> Row:
         start = perf_counter()
@@ -180,6 +192,21 @@ class Scorer:
         return told | _failed(errors[0]) if errors else told
 
 
+def prepare_process() -> None:
+    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it.
+
+    OpenCV's own threads would wait for each other, spinning, beside a thread a core that decodes.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):  # glibc's
+        mmap_threshold, trim_threshold = -3, -1
+        allocator.mallopt(mmap_threshold, 32 << 20)
+        allocator.mallopt(trim_threshold, 128 << 20)
+
+
 def _shows_nobody(found: Result | None) -> bool:
     """Whether objects are known, and nobody among them has a head to ask about."""
     return found is not None and subject.main(getattr(found, "objects", ())) is None
@@ -187,15 +214,3 @@ def _shows_nobody(found: Result | None) -> bool:
 
 def _failed(error: VisionError) -> Row:
     return {"status": "error", "error": {"code": str(error.code), "message": error.message}}
-
-
-def _count_unread(row: Row, before: int) -> int:
-    if row.get("sha256") is not None:
-        return 0
-    if before + 1 == VANISHED:
-        raise EndedError(f"{VANISHED} pictures in a row cannot be read, the last is {row['uri']}: {_message(row)}")
-    return before + 1
-
-
-def _message(row: Row) -> Any:
-    return row["error"]["message"]
