@@ -8,6 +8,7 @@ whoever notices empties the row. So nothing stays counted that is over.
 import fcntl
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -46,7 +47,9 @@ class Ledger:
         )
         size = 8 * max(1, len(cells)) + rows * row.itemsize
         if file is not None:
-            os.posix_fallocate(file.fileno(), 0, size)  # a write into a hole ends the process if the disk is full
+            os.truncate(file.fileno(), size)  # all that open it make it as large
+            if sys.platform == "linux":  # others cannot claim blocks; a write into a hole of a full disk ends a process
+                os.posix_fallocate(file.fileno(), 0, size)
         self._memory = mmap.mmap(-1 if file is None else file.fileno(), size)
         self._cells = np.frombuffer(self._memory, np.float64, len(cells))
         self._rows: Any = np.frombuffer(self._memory, row, rows, size - rows * row.itemsize)
