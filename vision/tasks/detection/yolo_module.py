@@ -35,10 +35,11 @@ class Yolo(nn.Module):
         head.postprocess = lambda predictions: predictions.permute(0, 2, 1)  # the best are found in yolo.py
 
     def _apply(self, *given: Any, **more: Any) -> "Yolo":
-        super()._apply(*given, **more)
         head: Any = self.model.model[-1]  # type: ignore[index]
+        strides = head.stride
+        super()._apply(*given, **more)
         # Plain numbers are made of the strides for each batch; on a GPU that waits, and no CUDA graph records it.
-        head.stride = head.stride.cpu()
+        head.stride = strides
         return self
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
