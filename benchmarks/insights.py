@@ -24,6 +24,14 @@ PICTURES = 3
 SHARD = 3_000
 """Rows of a file. Those of the first are drawn; the others have the same signals in other profiles."""
 
+SORT = """
+import sys
+from itertools import islice
+from pathlib import Path
+from bulk.groups import Results
+print(sum(1 for _ in islice(Results(Path(sys.argv[1]), "group").groups(), 20_000)))
+"""
+
 LABELS = [f"label {number}" for number in range(1000)]
 OBJECTS = ["person", "dog", "car", "cup", "chair"]
 
@@ -53,42 +61,37 @@ def write(folder: Path, profiles: int) -> None:
         pq.write_table(new, folder / f"part-{shard:05}.parquet", compression="zstd")
 
 
-def measure(profiles: int) -> str:
+def measure(profiles: int, sorts_only: bool) -> list[float]:
     """Return a row of the table."""
     with TemporaryDirectory(prefix="results-") as place:
         folder = Path(place)
         write(folder, profiles)
         size = sum(file.stat().st_size for file in folder.iterdir())
         start = perf_counter()
-        command = [sys.executable, "-m", "bulk", "insights", str(folder), "--by", "group"]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        command = ["-c", SORT, place] if sorts_only else ["-m", "bulk", "insights", place, "--by", "group"]
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)  # tells what this child used, and no other
         process.returncode = os.waitstatus_to_exitcode(status)
         took = perf_counter() - start
         if process.returncode:
-            sys.exit(f"insights of {profiles:,} profiles ended with status {process.returncode}.")
-        [out] = folder.glob("insights-*.parquet")
-        if (count := pq.read_metadata(out).num_rows) != profiles:
-            sys.exit(f"{count:,} of {profiles:,} profiles came out.")
-        cells = (
-            f"{profiles:,}",
-            f"{profiles * PICTURES:,}",
-            f"{size / 1e6:,.0f}",
-            f"{took:,.0f}",
-            f"{used.ru_utime + used.ru_stime:,.0f}",
-            f"{used.ru_maxrss * 1024 / 1e6:,.0f}",
-            f"{out.stat().st_size / 1e6:,.0f}",
-        )
-        return f"| {' | '.join(cells)} |"
+            sys.exit(f"{profiles:,} profiles ended with status {process.returncode}.")
+        if not sorts_only:
+            [out] = folder.glob("insights-*.parquet")
+            if (count := pq.read_metadata(out).num_rows) != profiles:
+                sys.exit(f"{count:,} of {profiles:,} profiles came out.")
+        most = used.ru_maxrss * 1024 / 1e6
+        return [profiles, profiles * PICTURES, size / 1e6, took, used.ru_utime + used.ru_stime, most]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("profiles", type=int, nargs="+", help="how many, one or more numbers")
-    print("| profiles | pictures | results MB | seconds | CPU seconds | most memory MB | written MB |")
-    print("|---|---|---|---|---|---|---|")
-    for profiles in parser.parse_args().profiles:
-        print(measure(profiles), flush=True)
+    parser.add_argument("--sort", action="store_true", help="only sort all rows, and read the first 20,000 groups")
+    asked = parser.parse_args()
+    print("| profiles | pictures | results MB | seconds | CPU seconds | most memory MB |")
+    print("|---|---|---|---|---|---|")
+    for profiles in asked.profiles:
+        print(f"| {' | '.join(f'{cell:,.0f}' for cell in measure(profiles, asked.sort))} |", flush=True)
 
 
 if __name__ == "__main__":
