@@ -18,7 +18,12 @@ ROWS = 32
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Return (height, width, C) of any (H, W, C). OpenCV: imgproc/src/resize.cpp, resizeGeneric_ of uchar."""
+    """Return (height, width, C) of any (H, W, C), or (height, width) of (H, W).
+
+    OpenCV: imgproc/src/resize.cpp, resizeGeneric_ of uchar.
+    """
+    if pixels.ndim == 2:
+        return resize(pixels[..., None], height, width)[..., 0]
     there, across, channels = pixels.shape
     if (there, across) == (height, width):
         return pixels

@@ -45,7 +45,7 @@ def _luma(picture: Image.Image) -> Pixels:
     height, width = pixels.shape
     scale = SIDE / max(height, width)
     if scale < 1:
-        pixels = resize(pixels[..., None], max(1, round(height * scale)), max(1, round(width * scale)))[..., 0]
+        pixels = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
     return pixels
 
 
