@@ -342,5 +342,7 @@ def told(kind: Kind, answer: Answer) -> str:
     """Say an answer in a line."""
     if kind == "caption":
         return str(answer["caption"])
-    some = answer["labels"][:3] if kind == "labels" else answer["objects"]
-    return " · ".join(f"{one['label']} {one['score']:.0%}" for one in some) or "nothing"
+    if kind == "labels":
+        return " · ".join(f"{one['label']} {one['score']:.0%}" for one in answer["labels"][:3]) or "nothing"
+    count = Counter(one["label"] for one in answer["objects"])
+    return " · ".join(f"{number} {label}" if number > 1 else label for label, number in count.items()) or "nothing"
