@@ -1,18 +1,25 @@
 """What bulk scoring on a cluster says without one, and its manifests."""
 
+import asyncio
 import copy
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 from kubernetes_validate.utils import latest_version, validate
+from ray.exceptions import RayActorError
 
-from bulk import UserError, cluster
+from bulk import EndedError, UserError, cluster
 from bulk.__main__ import _parser
-from bulk.cluster import Size, fitting
+from bulk.cluster import Hands, Outcome, Size, fitting
+from bulk.progress import Progress
+from bulk.run import Run
 from testkit.servers import ROOT
 
 RAYJOB = yaml.safe_load((ROOT / "deploy" / "ray" / "rayjob.yaml").read_text())
@@ -54,6 +61,86 @@ def test_without_ray_what_installs_it_is_told() -> None:
     code = f"{blocked}\nimport bulk\ntry:\n import bulk.cluster\nexcept bulk.UserError as e: print(e)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said == "Ray is not installed; `make install-ray` installs it.\n"
+
+
+class Call:
+    """A method of an actor, called here."""
+
+    def __init__(self, call: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self.remote = call
+
+    def options(self, **_: object) -> "Call":
+        return self
+
+
+class Hand:
+    """An actor that does as it is told with each shard."""
+
+    def __init__(self, does: Callable[[int], Outcome], says: str | None = None) -> None:
+        self._does, self._says, self.took = does, says, list[int]()
+        self.ready, self.score = Call(self._ready), Call(self._score)
+
+    async def _ready(self) -> str | None:
+        return self._says
+
+    async def _score(self, index: int, again: bool) -> Outcome:
+        await asyncio.sleep(0)
+        self.took.append(index)
+        return self._does(index)
+
+
+def scored(index: int) -> Outcome:
+    return Outcome(10, Counter(timeout=1), 2)
+
+
+def dies(index: int) -> Outcome:
+    raise RayActorError
+
+
+def hand_out(*actors: Hand, stopped: bool = False) -> tuple[Run, Hands]:
+    listed: Any = SimpleNamespace(shards=7)
+    begun = Run(listed, {}, listed, listed, {0}, Counter(), False)
+
+    async def go() -> Hands:
+        stop = asyncio.Event()
+        if stopped:
+            stop.set()
+        hands = Hands(begun, Progress(60), stop)
+        await hands.out(actors)
+        return hands
+
+    return begun, asyncio.run(go())
+
+
+def test_each_shard_that_is_left_is_handed_out_once() -> None:
+    first, second = Hand(scored), Hand(scored)
+    begun, hands = hand_out(first, second)
+    assert sorted(first.took + second.took) == [1, 2, 3, 4, 5, 6]
+    assert (begun.todo(), begun.errors, hands.known) == ([], Counter(timeout=6), 12)
+
+
+def test_the_shards_of_an_actor_that_died_go_to_others() -> None:
+    deaths = iter([dies, dies])
+    begun, _ = hand_out(Hand(scored), Hand(lambda index: next(deaths, scored)(index)))
+    assert (begun.todo(), begun.errors) == ([], Counter(timeout=6))
+
+
+@pytest.mark.parametrize(
+    ("actor", "kind", "says"),
+    [
+        (Hand(dies), EndedError, "Shard 1 has cost 3 actors"),
+        (Hand(lambda index: Outcome(0, Counter(), 0, "full")), EndedError, "full"),
+        (Hand(scored, "no such model"), UserError, "no such model"),
+    ],
+)
+def test_what_ends_a_run_is_told(actor: Hand, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says):
+        hand_out(actor)
+
+
+def test_who_ends_a_run_waits_for_what_is_in_work() -> None:
+    begun, _ = hand_out(Hand(scored), stopped=True)
+    assert 0 < len(begun.todo()) <= 6
 
 
 def test_the_rayjob_fits_its_crd() -> None:
