@@ -26,6 +26,7 @@ from testkit.photographs import PHOTOS
 from testkit.servers import OFFLINE, ROOT, another
 from tests.core.test_queues import CARD, item
 from train_and_save.graphs import optimize
+from train_and_save.starter import STARTER
 from vision.bento import store, supervisor
 from vision.core import cuda, device
 from vision.core.cuda import BUCKETS, MADE, Buckets, Constants, Made, Plan
@@ -218,6 +219,12 @@ def kept(folder: Path, **differs: Any) -> Path:
 def test_what_was_kept_for_this_gpu_is_run(tmp_path: Path) -> None:
     how = cuda.plan("m", "cpu", [tmp_path / "none", kept(tmp_path)])
     assert how == Plan("cpu", torch.bfloat16, True, {"network": tmp_path / "cuda_network.so"})
+
+
+def test_a_model_that_bears_float16_runs_in_it_until_it_is_measured(tmp_path: Path) -> None:
+    assert cuda.plan("m", "cpu", [tmp_path], "float16") == Plan("cpu", torch.float16)
+    for task in TASKS:
+        assert store.read_card(STARTER / task).half == "float16"
 
 
 @pytest.mark.parametrize("differs", [{"gpu": "NVIDIA H100 (9.0)"}, {"torch": "2.0.0"}])

@@ -3,8 +3,8 @@
 A batch is padded to the next of BUCKETS, whose kernels were recorded once and are replayed with one call. It is staged
 in pinned memory, and goes over on a stream of its own while the batch before it is in work. `python -m train_and_save
 optimize` measures which precision a model bears and compiles it (AOTInductor). Without that, eager kernels in bfloat16
-are recorded: float16's range is too small for some models (BLIP's values overflow). All of it runs on a CPU, too,
-without graphs and streams: tests do that.
+are recorded: float16's range is too small for some models (BLIP's values overflow). It is the more exact, so the card
+of a model that bears it says so (`half`). All of it runs on a CPU, too, without graphs and streams: tests do that.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def gpu_name(device: str) -> str:
     return f"{found.name} ({found.major}.{found.minor})"
 
 
-def plan(name: str, device: str, folders: Sequence[Path]) -> Plan:
+def plan(name: str, device: str, folders: Sequence[Path], half: str = "bfloat16") -> Plan:
     """Return how a model runs here; folders: where its compiled code may lie, the first that fits is taken."""
     for folder in folders:
         if not (folder / MADE).is_file():
@@ -92,8 +92,10 @@ def plan(name: str, device: str, folders: Sequence[Path]) -> Plan:
         code = {part: folder / file for part, file in made.code.items()}
         return Plan(device, DTYPES[made.dtype], made.channels_last, code)
     # Cards before Ampere have no bfloat16 of their own.
-    has_bfloat16 = torch.device(device).type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
-    eager = Plan(device, torch.bfloat16 if has_bfloat16 else torch.float32)
+    has_half = (
+        half == "float16" or torch.device(device).type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+    eager = Plan(device, DTYPES[half] if has_half else torch.float32)
     log.info("%s: %s; `python -m train_and_save optimize` would measure and compile it for this GPU.", name, eager)
     return eager
 

@@ -112,7 +112,7 @@ def planned(name: str, folder: Path, card: Card, engines: Path | None = None) ->
     from vision.core import cuda
 
     folders = [folder] if engines is None else [engines / f"{card.name}-{card.version}", folder]
-    return Device(name, cuda.plan(card.name, name, folders))
+    return Device(name, cuda.plan(card.name, name, folders, card.half))
 
 
 def likely_gpu(setting: str, task: str, driver: Driver = DRIVER) -> bool:

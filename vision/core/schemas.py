@@ -6,7 +6,7 @@ its own folder (vision/tasks).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,5 +139,8 @@ class Card(BaseModel):
         default_factory=dict,
         description="Images/s by engine where the model was saved, or on the machine that the name begins with; "
         "a CPU is served by the fastest.",
+    )
+    half: Literal["bfloat16", "float16"] = Field(
+        "bfloat16", description="The half precision of GPUs where `optimize` has measured nothing."
     )
     sha256: dict[str, str] = Field(default_factory=dict, description="Digest of each file beside the card.")
