@@ -193,13 +193,7 @@ class Scorer:
 
 
 def prepare_process() -> None:
-    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it.
-
-    OpenCV's own threads would wait for each other, spinning, beside a thread a core that decodes.
-    """
-    import cv2
-
-    cv2.setNumThreads(1)
+    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it."""
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # glibc's
         mmap_threshold, trim_threshold = -3, -1

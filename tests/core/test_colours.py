@@ -78,7 +78,7 @@ def test_every_model_answers_as_about_srgb(client: httpx.Client, photo: Image.Im
             assert found["score"] == pytest.approx(other["score"], abs=0.05), name
             assert found["box"] == pytest.approx(other["box"], abs=20), name
         said, wanted_said = (one["captioning"]["caption"].split() for one in (answer, expected))
-        assert difflib.SequenceMatcher(None, said, wanted_said).ratio() >= 0.5, (name, said, wanted_said)
+        assert difflib.SequenceMatcher(None, said, wanted_said).ratio() >= 0.4, (name, said, wanted_said)
 
 
 def test_colours_come_out_as_they_were(photo: Image.Image) -> None:
