@@ -77,8 +77,12 @@ def test_every_model_answers_as_about_srgb(client: httpx.Client, photo: Image.Im
         for found, other in zip(objects[:1], others[:1], strict=True):
             assert found["score"] == pytest.approx(other["score"], abs=0.05), name
             assert found["box"] == pytest.approx(other["box"], abs=20), name
-        said, wanted_said = (one["captioning"]["caption"].split() for one in (answer, expected))
-        assert difflib.SequenceMatcher(None, said, wanted_said).ratio() >= 0.4, (name, said, wanted_said)
+        pictures = [("images", data), ("images", encoded(shown))]
+        wide = client.post(
+            "/caption", files=pictures, data={"num_beams": "8"}
+        )  # a narrow search may turn at a rounding
+        said, wanted_said = (one["caption"].split() for one in wide.json()["results"])
+        assert difflib.SequenceMatcher(None, said, wanted_said).ratio() >= 0.5, (name, said, wanted_said)
 
 
 def test_colours_come_out_as_they_were(photo: Image.Image) -> None:
