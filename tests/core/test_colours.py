@@ -78,9 +78,8 @@ def test_every_model_answers_as_about_srgb(client: httpx.Client, photo: Image.Im
             assert found["score"] == pytest.approx(other["score"], abs=0.05), name
             assert found["box"] == pytest.approx(other["box"], abs=20), name
         pictures = [("images", data), ("images", encoded(shown))]
-        wide = client.post(
-            "/caption", files=pictures, data={"num_beams": "8"}
-        )  # a narrow search may turn at a rounding
+        # A narrow search may turn at a rounding.
+        wide = client.post("/caption", files=pictures, data={"num_beams": "8"})
         said, wanted_said = (one["caption"].split() for one in wide.json()["results"])
         assert difflib.SequenceMatcher(None, said, wanted_said).ratio() >= 0.5, (name, said, wanted_said)
 
