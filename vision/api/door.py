@@ -32,8 +32,6 @@ MAX_BUFFERED = 16 * SETTINGS.max_request_bytes
 LINGER_SECONDS = 5
 """How long a refused body is read and thrown away, as nginx does: closed at once, the answer would be lost."""
 
-OVERLOADED = VisionError(Code.OVERLOADED, "Too many requests are in work; try again in a moment.")
-
 CLIENT_GONE = 499  # nginx's number, in logs and metrics only
 
 log = logging.getLogger("bentoml.vision")
@@ -71,12 +69,12 @@ class Door:
         """Raises VisionError: overloaded, when no request more can be taken into work."""
         with self.ledger.exclusive():
             if self.ledger.is_full(IN_FLIGHT, SETTINGS.max_in_flight):
-                raise OVERLOADED
+                raise _overloaded()
 
     def enter(self) -> None:
         """Count a request in work. Raises VisionError: overloaded."""
         if not self.ledger.add(IN_FLIGHT, 1, SETTINGS.max_in_flight):
-            raise OVERLOADED
+            raise _overloaded()
         metrics.IN_FLIGHT.set(self.ledger.own(IN_FLIGHT))
 
     def forget_the_dead(self) -> None:
@@ -260,6 +258,11 @@ class Visit:
             self.facts.request_id,
             extra={**told, "route": route, "status": self.status, "ms": ms, "key": self.key},
         )
+
+
+def _overloaded() -> VisionError:
+    # Each a new one: an exception that is raised again keeps the frames of every time before, and their bodies.
+    return VisionError(Code.OVERLOADED, "Too many requests are in work; try again in a moment.")
 
 
 def _route(path: str) -> str | None:
