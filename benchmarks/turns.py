@@ -1,4 +1,4 @@
-"""python -m benchmarks.turns BEFORE AFTER PICTURE [--rounds 5] [--seconds 10]: two trees of this service, in turns.
+"""python -m benchmarks.turns BEFORE AFTER PICTURE [--endpoints …] [--clients …]: two trees of this service, in turns.
 
 BEFORE and AFTER are checkouts; each serves the starters from a store of its own, in this environment. Both run all the
 time; the loads alternate. Prints, for each endpoint and number of clients, images/s of both, the median of the rounds'
@@ -9,6 +9,7 @@ import argparse
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -19,8 +20,6 @@ import psutil
 from benchmarks.client import multipart
 from benchmarks.fairness import client, result
 from testkit.servers import OFFLINE, SERVE, Served, served
-
-LOADS = [(endpoint, clients) for endpoint in ("/classify", "/analyze") for clients in (1, 32)]
 
 
 def rate(url: str, body: Path, clients: int, seconds: float) -> float:
@@ -39,6 +38,8 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("picture", type=Path)
+    parser.add_argument("--endpoints", nargs="+", default=["/classify", "/analyze"])
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10)
     asked = parser.parse_args()
@@ -56,24 +57,26 @@ def main() -> None:
             middle = perf_counter()
             with served(homes["after"], commands["after"]) as after:
                 print(f"start to ready: {middle - start:.1f} and {perf_counter() - middle:.1f} s", flush=True)
-                compare(before, after, body, asked.rounds, asked.seconds)
+                for endpoint, clients in product(asked.endpoints, asked.clients):
+                    compare(before, after, endpoint, clients, body, asked.rounds, asked.seconds)
                 print(f"memory: {memory(before):.0f} and {memory(after):.0f} MB")
 
 
-def compare(before: Served, after: Served, body: Path, rounds: int, seconds: float) -> None:
-    for endpoint, clients in LOADS:
-        pairs = []
-        for turn in range(rounds + 1):
-            rates = [rate(one.url + endpoint, body, clients, seconds if turn else 2) for one in (before, after)]
-            if turn:  # the first warms up
-                pairs.append(rates)
-        ratios = [second / first for first, second in pairs]
-        first, second = (median(rates) for rates in zip(*pairs, strict=True))
-        print(
-            f"{endpoint}, {clients} clients: {first:.1f} and {second:.1f} images/s; "
-            f"ratio {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-            flush=True,
-        )
+def compare(
+    before: Served, after: Served, endpoint: str, clients: int, body: Path, rounds: int, seconds: float
+) -> None:
+    pairs = []
+    for turn in range(rounds + 1):
+        rates = [rate(one.url + endpoint, body, clients, seconds if turn else 2) for one in (before, after)]
+        if turn:  # the first warms up
+            pairs.append(rates)
+    ratios = [second / first for first, second in pairs]
+    first, second = (median(rates) for rates in zip(*pairs, strict=True))
+    print(
+        f"{endpoint}, {clients} clients: {first:.1f} and {second:.1f} images/s; "
+        f"ratio {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
