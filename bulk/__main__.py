@@ -195,12 +195,16 @@ def summary(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    from bulk import compare, places
+    from bulk import apart, compare, places
     from bulk.groups import Results
 
     a, b = Results(arguments.a), Results(arguments.b)
     found = compare.compare(a, b)
     out = places.made(arguments.out or arguments.b / f"beside-{arguments.a.resolve().name}").path
+    if isinstance(found, apart.Apart):
+        compare.write_apart(a, b, found, out)
+        print(f"No picture in common: each run's own are compared. {out / 'compare.html'} shows them.")
+        return 0
     compare.write(a, b, found, out)
     differ = ", ".join(f"{one.differ:,} of {one.pictures:,} differ in {one.name}" for one in found.features)
     print(f"{found.pictures:,} pictures in both: {differ}. {out / 'compare.html'} shows them.")
@@ -279,7 +283,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("results", type=Path, help=RESULTS)
     command.add_argument("--out", type=Path, help="a folder; by default RESULTS/summary")
 
-    command = commands.add_parser("compare", help="show where two runs over the same pictures differ, the worst first")
+    command = commands.add_parser(
+        "compare", help="show where two runs differ: over the same pictures the worst first, or two weeks' rates"
+    )
     command.set_defaults(run=compare)
     command.add_argument("a", type=Path, help=RESULTS)
     command.add_argument("b", type=Path, help="another: of another model, other options, another version")

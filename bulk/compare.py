@@ -18,7 +18,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from bulk import UserError, page
+from bulk import UserError, apart, page
 from bulk.groups import ROWS, Kind, Results, quoted
 from bulk.summary import BINS, FUNCTION_WORDS, Histogram, boxes
 
@@ -140,8 +140,11 @@ def _silent(feature: Feature) -> frozenset[str]:
     return FUNCTION_WORDS if feature.kind == "caption" else frozenset()
 
 
-def compare(a: Results, b: Results) -> Comparison:
-    """Compare what two runs say of the pictures that both have, by their bytes. Raises UserError."""
+def compare(a: Results, b: Results) -> Comparison | apart.Apart:
+    """Compare what two runs say of the pictures that both have, by their bytes; of their own, if they share none.
+
+    Raises UserError.
+    """
     features = pairs(a, b)
     errors = Feature("errors", "errors", "labels")
     with a.connected() as rows:
@@ -155,7 +158,7 @@ def compare(a: Results, b: Results) -> Comparison:
         [(pictures, a_only)] = counts
         [(in_b,)] = a.ask(rows, "SELECT count(DISTINCT sha256) FROM others")
         if not pictures:
-            raise UserError(f"{a.folder} and {b.folder} have no picture in common: score the same ones twice.")
+            return apart.compare(a, b, [(one.name, one.a, one.b, one.kind) for one in features])
         for row in _both(a, rows, features):
             _add_errors(errors, row)
             for index, feature in enumerate(features):
@@ -297,6 +300,17 @@ SCHEMA = pa.schema(
 DISAGREEMENTS = pa.schema(
     [("feature", pa.string()), ("how_far", pa.float64()), *((name, pa.string()) for name in ("id", "uri", "a", "b"))]
 )
+
+
+def write_apart(a: Results, b: Results, found: apart.Apart, out: Path) -> None:
+    """Write compare.html of runs without a common picture, and its table as Parquet and CSV, into a folder."""
+    table = apart.as_table(found)
+    pq.write_table(table, out / "compare.parquet")
+    pa.csv.write_csv(table, out / "compare.csv")
+    lines = {name: found.told(name) for name in ("errors", *(one.name for one in found.features))}
+    plots_of = {name: page.intervals([one[6:9] for one in some]) for name, some in lines.items()}
+    values = {"found": found, "lines": lines, "plots_of": plots_of, "width": page.WIDTH}
+    page.write(out / "compare.html", "apart.html.j2", a=a, b=b, **values)
 
 
 def write(a: Results, b: Results, found: Comparison, out: Path) -> None:

@@ -23,8 +23,8 @@ DRAWN = 640
 """Longer side of a picture with marks: what vision.core.draw can be read at."""
 
 
-def write(path: Path, **values: Any) -> None:
-    """Write a page from the template of its name: page.html from page.html.j2."""
+def write(path: Path, template: str | None = None, **values: Any) -> None:
+    """Write a page from a template; by default that of its name: page.html from page.html.j2."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters |= {
         "number": lambda value: f"{value:,.3g}",
@@ -33,7 +33,7 @@ def write(path: Path, **values: Any) -> None:
         "points": lambda value: f"{100 * value:+.1f}",
     }
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    path.write_text(environment.get_template(f"{path.name}.j2").render(made=made, **values))
+    path.write_text(environment.get_template(template or f"{path.name}.j2").render(made=made, **values))
 
 
 def intervals(found: Sequence[tuple[float, float, float]]) -> tuple[list[tuple[float, float, float]], float]:

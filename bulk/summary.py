@@ -96,7 +96,7 @@ def summary(results: Results) -> Summary:
             failed,
             int(size),
             results.ask(rows, errors),
-            [_feature(results, rows, word, kind) for word, kind in results.kinds.items()],
+            [feature(results, rows, word, kind) for word, kind in results.kinds.items()],
             _quality(results, rows),
             _extremes(results, rows),
             duplicates(results, rows),
@@ -104,24 +104,37 @@ def summary(results: Results) -> Summary:
 
 
 SAID: dict[Kind, str] = {
-    "labels": "SELECT id, uri, x.labels[1].label AS name, x.labels[1].score AS score FROM said WHERE len(x.labels) > 0",
-    "objects": "SELECT id, uri, one.label AS name, one.score FROM (SELECT id, uri, unnest(x.objects) AS one FROM said)",
+    "labels": (
+        "SELECT id, uri, x.labels[1].label AS name, x.labels[1].score AS score, true AS is_first "
+        "FROM said WHERE len(x.labels) > 0"
+    ),
+    "objects": (
+        "SELECT id, uri, one.label AS name, one.score AS score, list_position(names, one.label) = place AS is_first "
+        "FROM (SELECT id, uri, [one.label FOR one IN x.objects] AS names, "
+        "unnest(x.objects) AS one, generate_subscripts(x.objects, 1) AS place FROM said)"
+    ),
     "caption": (
-        r"SELECT id, uri, unnest(regexp_extract_all(lower(x.caption), '[\p{L}\p{N}]+')) AS name, x.score AS score "
-        "FROM said"
+        "SELECT id, uri, name, score, list_position(names, name) = place AS is_first "
+        "FROM (SELECT id, uri, score, names, unnest(names) AS name, generate_subscripts(names, 1) AS place "
+        r"FROM (SELECT id, uri, x.score AS score, regexp_extract_all(lower(x.caption), '[\p{L}\p{N}]+') AS names "
+        "FROM said))"
     ),
 }
-"""What each answer says, one a row."""
+"""What each answer says, one a row, and whether it is the first of its name in a picture.
+
+Pictures are counted by that: to count different ids, DuckDB would hold them all.
+"""
 
 SCORES: dict[Kind, str] = {**SAID, "caption": "SELECT x.score AS score FROM said"}
 
 
-def _feature(results: Results, rows: duckdb.DuckDBPyConnection, word: str, kind: Kind) -> Feature:
+def feature(results: Results, rows: duckdb.DuckDBPyConnection, word: str, kind: Kind) -> Feature:
+    """Count what a feature said. Leaves its answers in the view `said`, as `x`. Raises UserError."""
     answers = f"SELECT id, uri, {quoted(word)} AS x FROM rows WHERE x IS NOT NULL"  # noqa: S608
     rows.execute(f"CREATE OR REPLACE TEMP VIEW said AS {answers}")
     found = results.ask(
         rows,
-        f"SELECT name, count(DISTINCT id), count(*), avg(score), arg_max(id, score), arg_max(uri, score) "  # noqa: S608
+        "SELECT name, count(*) FILTER (is_first), count(*), avg(score), arg_max(id, score), arg_max(uri, score) "  # noqa: S608
         f"FROM ({SAID[kind]}) GROUP BY 1 ORDER BY 2 DESC, 1",
     )
     [(answered,)] = results.ask(rows, "SELECT count(*) FROM said")
@@ -214,13 +227,13 @@ def as_table(found: Summary) -> pa.Table:
     for one in found.quality:
         for name, count in zip(one.names, one.counts, strict=True):
             put("quality", one.title, name, count, sum(one.counts))
-    for feature in found.features:
-        for some in feature.found:
+    for said in found.features:
+        for some in said.found:
             more = {"times": some.times, "mean_score": some.score}
-            put(feature.word, ABOUT[feature.kind], some.name, some.pictures, feature.answered, **more)
-        for plot in filter(None, (feature.scores, feature.numbers)):
+            put(said.word, ABOUT[said.kind], some.name, some.pictures, said.answered, **more)
+        for plot in filter(None, (said.scores, said.numbers)):
             for name, count in zip(plot.names, plot.counts, strict=True):
-                rows.append({"feature": feature.word, "about": plot.title, "name": name, "times": count})
+                rows.append({"feature": said.word, "about": plot.title, "name": name, "times": count})
     return pa.Table.from_pylist(rows, SCHEMA)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, fisher_exact, ttest_ind
 
-from bulk import UserError, compare, duplicates, rows, summary
+from bulk import UserError, apart, compare, duplicates, rows, summary
 from bulk.groups import Results
 from testkit import results
 from testkit.photographs import PHOTOS
@@ -108,6 +108,7 @@ def test_a_comparison_finds_what_was_changed(tmp_path: Path) -> None:
     changed.append(row("new", {"bus": 0.9}, {}, "a bus"))
     b = write(tmp_path / "b", changed)
     found = compare.compare(a, b)
+    assert isinstance(found, compare.Comparison)
     assert (found.pictures, found.a_only, found.b_only) == (22, 0, 1)
     classification, captioning, detection = (
         next(one for one in found.features if one.a == word) for word in ("classification", "captioning", "detection")
@@ -147,7 +148,9 @@ def test_the_worst_disagreement_comes_first(tmp_path: Path) -> None:
 
     a = write(tmp_path / "a", made({"mild": ("cat", 0.3), "bad": ("cat", 0.9), "same": ("cat", 0.9)}))
     b = write(tmp_path / "b", made({"mild": ("dog", 0.2), "bad": ("dog", 0.8), "same": ("cat", 0.5)}))
-    [classification, *_] = compare.compare(a, b).features
+    found = compare.compare(a, b)
+    assert isinstance(found, compare.Comparison)
+    [classification, *_] = found.features
     assert [one.id for one in classification.worst] == ["bad", "mild"]
 
 
@@ -155,15 +158,46 @@ def test_two_models_of_a_kind_are_compared(tmp_path: Path) -> None:
     dogs = [{**one, "classification:dogs": one["classification"]} for one in some("pug")]
     kinds = {"classification:dogs": TASKS["classification"].result}
     b = Results(results.write(tmp_path / "b", dogs, rows.schema(kinds, None)))
-    [only] = compare.compare(write(tmp_path / "a", some()), b).features
+    found = compare.compare(write(tmp_path / "a", some()), b)
+    assert isinstance(found, compare.Comparison)
+    [only] = found.features
     assert (only.name, only.differ) == ("classification beside classification:dogs", 11)
+
+
+def test_weeks_without_a_common_picture_are_compared_by_their_rates(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", some())
+    week = [{**one, "sha256": f"other {one['id']}"} for one in some("lake", 0.7)]
+    week[0]["detection"]["objects"] *= 2
+    b = write(tmp_path / "b", week)
+    found = compare.compare(a, b)
+    assert isinstance(found, apart.Apart)
+    assert found.pictures == (23, 23)
+    rates = {(one.feature, one.name): one for one in found.rates}
+    beach = rates["classification", "beach"]
+    assert (beach.a, beach.b, beach.pictures_a, beach.difference) == (12, 0, 22, -12 / 22)
+    assert beach.low < -12 / 22 < beach.high < 0
+    assert beach.p == pytest.approx(fisher_exact([[12, 10], [0, 22]]).pvalue)
+    assert beach.p < beach.q < 0.05
+    dog = rates["detection", "dog"]
+    assert (dog.a, dog.b, dog.p) == (12, 12, 1)
+    assert dog.low < 0 < dog.high
+    shift = {one.name: one.shift for one in found.features}["classification"]
+    scores_a, scores_b = [0.9] * 12 + [0.6] * 10, [0.7] * 12 + [0.6] * 10
+    theirs = ttest_ind(scores_b, scores_a, equal_var=False).confidence_interval()
+    assert shift == pytest.approx((-0.2 * 12 / 22, theirs.low, theirs.high))
+    assert rates["errors", "undecodable_image"].difference == 0
+
+    compare.write_apart(a, b, found, tmp_path)
+    table = pq.read_table(tmp_path / "compare.parquet").to_pylist()
+    assert csv.read_csv(tmp_path / "compare.csv").num_rows == len(table) == len(found.rates) + 3
+    page = (tmp_path / "compare.html").read_text()
+    assert_safe(page)
+    assert "-54.5" in page
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     a = write(tmp_path / "a", some())
     others = write(tmp_path / "b", [{**one, "sha256": f"other {one['id']}"} for one in some()])
-    with pytest.raises(UserError, match="have no picture in common"):
-        compare.compare(a, others)
     nothing = Results(results.write(tmp_path / "c", some(), rows.schema({}, None)))
     with pytest.raises(UserError, match="no feature: there is nothing to compare"):
         compare.compare(a, nothing)

@@ -40,8 +40,11 @@ def measure(picture: Image.Image) -> Quality:
 
 def _luma(picture: Image.Image) -> Pixels:
     """Return luma (H, W), 0-255, its longer side at most SIDE."""
-    few = np.asarray(picture.reduce(max(1, max(picture.size) // SIDE)))
-    pixels = np.asarray(Image.fromarray(colours.to_srgb(few, picture)).convert("L", LUMA))
+    factor = max(picture.size) // SIDE
+    few = picture.reduce(factor) if factor > 1 else picture
+    if picture.info:  # in other colours
+        few = Image.fromarray(colours.to_srgb(np.asarray(few), picture))
+    pixels = np.asarray(few.convert("L", LUMA))
     height, width = pixels.shape
     scale = SIDE / max(height, width)
     if scale < 1:
@@ -66,13 +69,14 @@ def _hash(luma: Pixels) -> str:
 def _shares(levels: NDArray[Any]) -> NDArray[np.float64]:
     """Sum the rows of (H, W) into HASHED; one on a border by its shares.
 
-    By sums from the top, as the matrix that says the same would wake all threads of NumPy's BLAS.
+    Not by the matrix that says the same, which would wake all threads of NumPy's BLAS.
     """
-    sums = np.cumsum(np.pad(levels, ((1, 1), (0, 0))), axis=0, dtype=np.float64)
     edges = np.arange(HASHED + 1)[:, None] * len(levels) / HASHED
     rows = edges.astype(np.int64)[:, 0]
-    whole = sums[rows]
-    return np.diff(whole + (edges % 1) * (sums[rows + 1] - whole), axis=0)
+    sums = np.add.reduceat(levels, rows[:-1], axis=0, dtype=np.float64)
+    sums[rows[1:] == rows[:-1]] = 0  # of no row, where reduceat returns one
+    cut = edges % 1 * levels[rows.clip(max=len(levels) - 1)]
+    return sums + np.diff(cut, axis=0)
 
 
 def _cosines() -> NDArray[np.float64]:
