@@ -94,22 +94,26 @@ class Results:
 
     @contextmanager
     def connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a DuckDB whose view `rows` is these rows; what does not fit into MEMORY goes to the disk."""
+        """Yield a DuckDB whose view `rows` is these rows; what does not fit into MEMORY goes to the disk.
+
+        Raises UserError where a file turns out to be damaged.
+        """
         with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
             connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
             self.view(connection, "rows")
-            yield connection
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.InvalidInputException) as error:
+                told, *_ = str(error).splitlines()[0].split(". Detail: Python exception")
+                raise UserError(f"{self.folder} is damaged: {told}") from error
 
     def view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
         """Let a connection know these rows by a name."""
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {self._rows()}")  # noqa: S608
 
     def ask(self, connection: duckdb.DuckDBPyConnection, query: str) -> list[Any]:
-        """Return what a query over `rows` finds. Raises UserError where a file is damaged."""
-        try:
-            return connection.execute(query).fetchall()
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            raise UserError(f"{self.folder} is damaged: {str(error).splitlines()[0]}") from error
+        """Return what a query over `rows` finds."""
+        return connection.execute(query).fetchall()
 
     def rules(self, rules: Rules) -> Rules:
         """Return the rules that these rows can be judged by. Raises UserError where a signal lacks."""
