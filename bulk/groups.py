@@ -27,8 +27,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ALWAYS = ("classification", "detection", QUALITY)
 BESIDE = ("id", "uri", "width", "height", "status", "error")
-MEMORY = "1GB"
-"""What sorting takes at most; the rest goes to the disk."""
+MEMORY = "512MB"
+"""What DuckDB takes at most; the rest goes to the disk."""
 ROWS = 2_000
 """Held at once."""
 MOST = 5_000
@@ -60,15 +60,16 @@ class Results:
             self.asked: dict[str, Any] = self.manifest["asked"]
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder} cannot be read: {error}") from error
-        self._by = self._column(by)
+        self._by, self._holds_by = self._column(by)
 
-    def _column(self, by: str) -> str:
+    def _column(self, by: str) -> tuple[str, str]:
+        """Return what names it in a query, and the column that holds it."""
         carried = self.schema.field("carried").type if "carried" in self.schema.names else pa.struct([])
         inside = _names(carried)
         if by in inside:
-            return f"carried.{quoted(by)}"
+            return f"carried.{quoted(by)}", "carried"
         if by in self.schema.names and not pa.types.is_nested(self.schema.field(by).type):
-            return quoted(by)
+            return quoted(by), by
         known = ", ".join(["group", *inside])
         raise UserError(f"{self.folder} has no column {by!r} to group by; it has {known}.")
 
@@ -80,32 +81,39 @@ class Results:
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield rows in their order. Raises UserError where a file is damaged."""
+        for batch in self._batches(columns):
+            yield from batch.to_pylist()
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for part in self.parts:
             try:
                 with pq.ParquetFile(part, page_checksum_verification=True) as file:
-                    for batch in file.iter_batches(ROWS, columns=columns):
-                        yield from batch.to_pylist()
+                    yield from file.iter_batches(ROWS, columns=columns)
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{part} is damaged ({error}): remove it, and score again.") from error
 
     @contextmanager
     def connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a DuckDB whose view `rows` is these rows; what does not fit into MEMORY goes to the disk."""
+        """Yield a DuckDB whose view `rows` is these rows; what does not fit into MEMORY goes to the disk.
+
+        Raises UserError where a file turns out to be damaged.
+        """
         with TemporaryDirectory(prefix="groups-") as spill, duckdb.connect() as connection:
             connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
             self.view(connection, "rows")
-            yield connection
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.InvalidInputException) as error:
+                told, *_ = str(error).splitlines()[0].split(". Detail: Python exception")
+                raise UserError(f"{self.folder} is damaged: {told}") from error
 
     def view(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
         """Let a connection know these rows by a name."""
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {self._rows()}")  # noqa: S608
 
     def ask(self, connection: duckdb.DuckDBPyConnection, query: str) -> list[Any]:
-        """Return what a query over `rows` finds. Raises UserError where a file is damaged."""
-        try:
-            return connection.execute(query).fetchall()
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            raise UserError(f"{self.folder} is damaged: {str(error).splitlines()[0]}") from error
+        """Return what a query over `rows` finds."""
+        return connection.execute(query).fetchall()
 
     def rules(self, rules: Rules) -> Rules:
         """Return the rules that these rows can be judged by. Raises UserError where a signal lacks."""
@@ -135,27 +143,38 @@ class Results:
 
     def count(self) -> tuple[int, int]:
         """Return how many rows there are, and how many of them belong to a group."""
-        query = f"SELECT count(*), count({self._by}) FROM rows"  # noqa: S608
         with self.connected() as connection:
-            found = connection.execute(query).fetchone()
-        rows, grouped = found or (0, 0)
+            [(rows, grouped)] = self.ask(connection, f"SELECT count(*), count({self._by}) FROM rows")  # noqa: S608
         return rows, grouped
 
     def groups(self) -> Iterator[tuple[str, list[Shown]]]:
         """Yield each group's name and its pictures in their order; groups by name, rows of no group left out."""
         features = [name for name in self.asked["features"] if name in self.schema.names]
-        columns = ", ".join(map(quoted, (*BESIDE, QUALITY, *features)))
+        columns = (*BESIDE, QUALITY, *features)
         query = (
-            f"SELECT {self._by}::VARCHAR AS _group, {columns} FROM rows "  # noqa: S608
-            f"WHERE {self._by} IS NOT NULL ORDER BY 1, filename, file_row_number"
+            f"SELECT {self._by}::VARCHAR AS _group, {', '.join(map(quoted, columns))} FROM numbered "  # noqa: S608
+            f"WHERE {self._by} IS NOT NULL ORDER BY 1, _number"
         )
         with self.connected() as connection:
+            connection.register("numbered", self._numbered([*columns, self._holds_by]))
             rows = _each(connection.sql(query).to_arrow_reader(ROWS))
             for name, some in groupby(rows, key=itemgetter("_group")):
                 shown = [_shown(row, features) for row in islice(some, MOST + 1)]
                 if len(shown) > MOST:
                     raise UserError(f"{self.by} {name!r} has more than {MOST:,} pictures: group by something smaller.")
                 yield name, shown
+
+    def _numbered(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+        """Return the rows, each with its number. DuckDB's own reader keeps something of each file until its end."""
+        held = pa.schema([field for field in self.schema if field.name in columns])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            count = 0
+            for batch in self._batches(held.names):
+                numbers = pa.array(range(count, count := count + len(batch)), pa.int64())
+                yield batch.append_column("_number", numbers)
+
+        return pa.RecordBatchReader.from_batches(held.append(pa.field("_number", pa.int64())), batches())
 
     def _rows(self) -> str:
         pattern = str(self.folder / "part-*.parquet").replace("'", "''")

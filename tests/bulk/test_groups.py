@@ -68,6 +68,18 @@ def test_what_cannot_be_grouped_is_refused(tmp_path: Path) -> None:
         Results(folder, "group")
 
 
+def test_a_file_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
+    folder = results.write(tmp_path, profiles(40), shard=20)
+    part = folder / "part-00002.parquet"
+    data = part.read_bytes()
+    part.write_bytes(data[:500] + bytes(byte ^ 90 for byte in data[500:1500]) + data[1500:])
+    with pytest.raises(UserError, match=r"is damaged: .*part-00002.parquet is damaged .* score again"):
+        list(Results(folder, "group").groups())
+    part.write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match=r"is damaged: .*part-00002.parquet"):
+        Results(folder, "group").count()
+
+
 def test_a_signal_that_lacks_is_told_with_the_command_that_adds_it(tmp_path: Path) -> None:
     schema = pa.schema([field for field in results.SCHEMA if field.name != "detection"])
     found = Results(results.write(tmp_path, profiles(2), schema), "group")

@@ -103,6 +103,20 @@ def test_sunglasses_are_told_of_pictures_with_a_main_subject(
     assert not any(one.feature == HEAD for one in found.seen)
 
 
+@pytest.mark.parametrize(("size", "worn"), [((100, 100), False), ((2560, 100), None)])
+def test_a_head_that_is_too_small_says_nothing_of_sunglasses(
+    size: tuple[int, int], worn: bool | None, tmp_path: Path
+) -> None:
+    """A head of 30 pixels is one of 15 where the picture is made half as large before anybody looks."""
+    large = picture({}, [person(0.9, 50)], {"wig": 0.6})._replace(size=size)
+    small = picture({}, [person(0.9, 20)], {"sunglass": 0.6})
+    text = SUNGLASSES.replace("0.2}", "0.2, min_head: 20}") + rule("{about: sunglasses}")
+    found = seen([large, small], text, tmp_path)
+    assert found.main_subject.sunglasses == [worn, None]
+    assert found.main_subject.ever_without_sunglasses == (None if worn is None else True)
+    assert not found.tips
+
+
 CONDITIONS = {
     "any picture with a dog": ("{about: seen, feature: detection, labels: [dog, cat]}", [1]),
     "no picture with a cat": ("{about: seen, feature: detection, labels: [cat], pictures: {at_most: 0}}", []),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vision.core import subject
 from vision.core.schemas import ErrorBody, Quality
 from vision.core.subject import Box
 
@@ -50,14 +49,6 @@ class Picture(NamedTuple):
     @classmethod
     def failed(cls, error: ErrorBody) -> "Picture":
         return cls((0, 0), {}, None, error)
-
-    def people(self, min_score: float) -> list[Sight] | None:
-        """Return the persons; None where nobody looked for them."""
-        return None if DETECTION not in self.seen else subject.people(self.seen[DETECTION], min_score)
-
-    def subject(self) -> Sight | None:
-        """Return the main subject: the largest person."""
-        return subject.main(self.seen.get(DETECTION, ()))
 
 
 def near_duplicates(pictures: Sequence[Picture]) -> list[list[int]]:

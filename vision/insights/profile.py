@@ -45,8 +45,15 @@ class MainSubject(BaseModel):
     """The largest person of each picture."""
 
     boxes: list[Box | None] = Field(description="In each picture; null where nobody is seen.")
-    sunglasses: list[bool | None] = Field(description="Whether they are worn; null where it cannot be told.")
-    ever_without_sunglasses: bool | None = Field(description="In any picture; null where it cannot be told of any.")
+    sunglasses: list[bool | None] = Field(
+        description="Whether sunglasses are seen; null where nobody is seen, or the head is too small to tell. "
+        "False does not show that none are worn: what ships sees about one of five that are, "
+        "and is wrong about one of seven that it sees."
+    )
+    ever_without_sunglasses: bool | None = Field(
+        description="Whether `sunglasses` is false of any picture, and as unsure as that; "
+        "null where it cannot be told of any."
+    )
 
 
 class Failed(BaseModel):
@@ -78,9 +85,7 @@ class Insights(BaseModel):
 def insights(pictures: Sequence[Picture], rules: Rules, min_score: float = 0.3) -> Insights:
     """Say what pictures show together. What scores less than `min_score` does not count; rules have own scores."""
     profile = Profile.of(pictures, rules.sunglasses)
-    found = [picture.people(min_score) for picture in pictures]
-    counts = [None if people is None else len(people) for people in found]
-    subjects = [picture.subject() for picture in pictures]
+    counts = profile.counts(min_score)
     told = [worn for worn in profile.worn if worn is not None]
     return Insights(
         pictures=len(pictures),
@@ -88,7 +93,7 @@ def insights(pictures: Sequence[Picture], rules: Rules, min_score: float = 0.3) 
         seen=_sightings(pictures, min_score),
         people=People(counts=counts, pictures=sum(map(bool, counts)), most=max(filter(None, counts), default=0)),
         main_subject=MainSubject(
-            boxes=[subject.box if subject else None for subject in subjects],
+            boxes=[subject.box if subject else None for subject in profile.subjects],
             sunglasses=list(profile.worn),
             ever_without_sunglasses=not all(told) if told else None,
         ),

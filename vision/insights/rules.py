@@ -13,8 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vision.core import subject
+from vision.core.images import ENOUGH
 from vision.core.subject import HEAD
-from vision.insights.pictures import DETECTION, QUALITY, Picture, near_duplicates
+from vision.insights.pictures import DETECTION, QUALITY, Picture, Sight, near_duplicates
 
 SHIPPED = Path(__file__).with_name("rules.yaml")
 
@@ -54,12 +55,17 @@ class Sunglasses(Strict):
     feature: Annotated[str, Field(pattern=rf"^\w+(:[^@]+)?{HEAD}$")]
     labels: list[Text] = Field(min_length=1, max_length=1_000)
     min_score: Score
+    min_head: Annotated[int, Field(ge=1)] = 1
+    """Pixels that a head must be wide and high, once its picture is as small as models see it; else nobody can tell."""
     where_served: bool = False
     """Whether to leave this out, and the rules about it, where the feature's model is not served."""
 
-    def worn(self, picture: Picture) -> bool | None:
-        """Say whether the main subject wears them; None where it cannot be told."""
-        if self.feature not in picture.seen:
+    def worn(self, picture: Picture, person: Sight | None) -> bool | None:
+        """Say whether they are seen on this person, the main subject; None where it cannot be told."""
+        if self.feature not in picture.seen or person is None or person.box is None:
+            return None
+        left, top, right, bottom = subject.head(person.box, picture.size)
+        if min(right - left, bottom - top) * min(1, ENOUGH / max(picture.size)) < self.min_head:
             return None
         return sum(one.score for one in picture.seen[self.feature] if one.label in self.labels) >= self.min_score
 
@@ -69,14 +75,27 @@ class Profile:
     """Pictures, and what is known of them together."""
 
     pictures: Sequence[Picture]
+    people: Sequence[Sequence[Sight] | None]
+    """In each picture, however unsure; None where nobody looked."""
+    subjects: Sequence[Sight | None]
+    """The largest person of each picture."""
     worn: Sequence[bool | None]
     """Whether the main subject wears sunglasses; None where it cannot be told."""
     near_duplicates: Sequence[Sequence[int]]
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], sunglasses: Sunglasses | None) -> Self:
-        worn = [sunglasses.worn(one) if sunglasses else None for one in pictures]
-        return cls(pictures, worn, near_duplicates(pictures))
+        people = [
+            subject.people(picture.seen[DETECTION], 0) if DETECTION in picture.seen else None for picture in pictures
+        ]
+        subjects = [subject.main(some or ()) for some in people]
+        pairs = zip(pictures, subjects, strict=True)
+        worn = [sunglasses.worn(picture, person) if sunglasses else None for picture, person in pairs]
+        return cls(pictures, people, subjects, worn, near_duplicates(pictures))
+
+    def counts(self, min_score: float) -> list[int | None]:
+        """Return how many people each picture shows; None where nobody looked."""
+        return [None if some is None else sum(one.score >= min_score for one in some) for some in self.people]
 
 
 class Condition(Strict):
@@ -145,8 +164,8 @@ class PeopleCondition(Condition):
         return (DETECTION,)
 
     def judge(self, profile: Profile) -> Mapping[int, bool]:
-        people = ((index, picture.people(self.min_score)) for index, picture in enumerate(profile.pictures))
-        return {index: self.count.holds(len(found)) for index, found in people if found is not None}
+        counts = enumerate(profile.counts(self.min_score))
+        return {index: self.count.holds(count) for index, count in counts if count is not None}
 
 
 class SubjectCondition(Condition):
@@ -161,10 +180,9 @@ class SubjectCondition(Condition):
         return (DETECTION,)
 
     def judge(self, profile: Profile) -> Mapping[int, bool]:
-        subjects = ((index, picture, picture.subject()) for index, picture in enumerate(profile.pictures))
         return {
             index: self.area.holds(subject.area(person) / (picture.size[0] * picture.size[1]))
-            for index, picture, person in subjects
+            for index, (picture, person) in enumerate(zip(profile.pictures, profile.subjects, strict=True))
             if person
         }
 
