@@ -88,13 +88,45 @@ def turn(work: Path) -> Iterator[None]:
 def machine(results: Figures, device: str) -> None:
     import torch
 
+    decoder = "nvJPEG" if device.startswith("cuda") else "torchvision on the CPU, no CUDA here"
     if device == "cpu":
         results.note("machine", f"CPU, {os.cpu_count()} cores, torch {torch.__version__}")
+        results.attempt(f"JPEG decoding, {decoder}", partial(jpeg_decoding, device, 4))
         return
     name = torch.cuda.get_device_name(device)
     results.note("machine", f"{name}, {os.cpu_count()} cores, torch {torch.__version__}")
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         results.attempt(f"matrix multiply, TFLOP/s, {dtype}", partial(matmul, device, dtype))
+    results.attempt(f"JPEG decoding, {decoder}", partial(jpeg_decoding, device, 64))
+
+
+def jpeg_decoding(device: str, count: int) -> dict[str, float]:
+    """Decode JPEGs of 0.1 MB by torchvision, on a card by nvJPEG, and in one thread by our decoder.
+
+    Says how many each makes a second, and how far apart their levels (0-255) lie.
+    """
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    from testkit.photographs import encoded
+    from train_and_save.graphs.optimize import seconds_of
+    from vision.core import images
+
+    jpegs = [encoded(photo.resize((500, 375)), "JPEG", quality=92) for photo in photographs(count)]
+    given = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in jpegs]
+    decode = partial(decode_jpeg, given, ImageReadMode.RGB, device)
+    theirs = [picture.permute(1, 2, 0).cpu().numpy() for picture in decode()]
+    ours = [np.asarray(images.decode(data)) for data in jpegs]
+    apart = np.abs(np.stack(ours).astype(np.int16) - np.stack(theirs))
+    return {
+        "images/s": round(count / seconds_of(decode, device, 0.5), 1),
+        "ours, one thread, images/s": round(
+            count / seconds_of(lambda: [images.decode(data) for data in jpegs], "cpu", 0.5), 1
+        ),
+        "levels apart, mean": round(float(apart.mean()), 3),
+        "levels apart, most": int(apart.max()),
+        "share of levels more than 2 apart": round(float((apart > 2).mean()), 4),
+    }
 
 
 def matmul(device: str, dtype: Any, side: int = 8192) -> float:

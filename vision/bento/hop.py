@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from opentelemetry import propagate, trace
@@ -86,8 +86,9 @@ class Caller:
             async with asyncio.timeout(within):
                 reader, writer = await self._connection()
                 try:
-                    _write(writer, json.dumps(call).encode(), pixels)
-                    answer, _ = await _read(reader)
+                    writer.writelines(_frame(to_json(call), pixels))
+                    length, _ = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+                    answer = await reader.readexactly(length)
                 except BaseException:
                     writer.close()  # an answer may still come, and would be taken for the next call's
                     raise
@@ -131,31 +132,71 @@ class RunnerProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)  # uvicorn's end would wait for it
-        frames = asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=BUFFER), self._serve)
-        self.transport.set_protocol(frames)
-        self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % TOKEN)
-        frames.connection_made(self.transport)
+        frames, transport = Calls(self._answer), self.transport
+        transport.pause_reading()  # uvloop asks how a protocol reads only when it begins to
+        transport.set_protocol(frames)
+        transport.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % TOKEN)
+        frames.connection_made(transport)
+        transport.resume_reading()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer calls until the caller leaves, or one fails."""
-        try:
-            while True:
-                try:
-                    text, data = await _read(reader)
-                except (EOFError, OSError):
-                    return
-                _write(writer, to_json(await self._answer(json.loads(text), data)))
-        except Exception:
-            log.exception("a call failed")
-        finally:
-            writer.close()
-
-    async def _answer(self, call: dict[str, Any], data: bytes) -> Sequence[Any]:
+    async def _answer(self, text: bytes, data: Pixels) -> bytes:
+        call = json.loads(text)
         if call["method"] is None:
-            return self._memory()
+            return to_json(self._memory())
         with tracer.start_as_current_span("predict", propagate.extract(call["trace"]), trace.SpanKind.SERVER):
             results = await self._predict(call["method"], _items(call["items"], data, self._task.options))
-        return [Failure.of(result) if isinstance(result, VisionError) else result for result in results]
+        return to_json([Failure.of(result) if isinstance(result, VisionError) else result for result in results])
+
+
+class Calls(asyncio.BufferedProtocol):
+    """Answers the calls of a connection, one at a time, until the caller leaves or one fails.
+
+    The system writes each call where its pictures stay: a stream would copy its megabytes three times.
+    """
+
+    _transport: asyncio.Transport
+
+    def __init__(self, answer: Callable[[bytes, Pixels], Awaitable[bytes]]) -> None:
+        self._answer = answer
+        self._answering: asyncio.Task[None] | None = None
+        self._text: int | None = None
+        """Bytes of the call's JSON, once its lengths are known."""
+        self._await(LENGTHS.size)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view[self._came :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._came += nbytes
+        if self._came < self._data.size:
+            return
+        if self._text is None:
+            self._text, pixels = LENGTHS.unpack(self._data.data)
+            self._await(self._text + pixels)
+        elif self._answering and not self._answering.done():
+            log.error("a call came before the last was answered")
+            self._transport.abort()
+        else:
+            self._data.flags.writeable = False
+            text, pixels = self._data[: self._text].tobytes(), self._data[self._text :]
+            self._answering = asyncio.ensure_future(self._serve(text, pixels))
+            self._text = None
+            self._await(LENGTHS.size)
+
+    def _await(self, size: int) -> None:
+        self._data, self._came = np.empty(size, np.uint8), 0
+        self._view = self._data.data
+
+    async def _serve(self, text: bytes, pixels: Pixels) -> None:
+        try:
+            answer = await self._answer(text, pixels)
+            self._transport.write(LENGTHS.pack(len(answer), 0) + answer)
+        except Exception:
+            log.exception("a call failed")
+            self._transport.close()
 
 
 def install(task: Task, predict: Predict, memory: Callable[[], Sequence[int]]) -> None:
@@ -163,22 +204,16 @@ def install(task: Task, predict: Predict, memory: Callable[[], Sequence[int]]) -
     insides.replace(auto, "AutoHTTPProtocol", partial(RunnerProtocol, task, predict, memory))
 
 
-def _items(told: Sequence[dict[str, Any]], data: bytes, options: type[Options]) -> list[Item[Any]]:
+def _items(told: Sequence[dict[str, Any]], data: Pixels, options: type[Options]) -> list[Item[Any]]:
     items, start = [], 0
     for item in told:
         shape = item["shape"]
-        pixels = np.frombuffer(data, np.uint8, prod(shape), start).reshape(shape)
+        pixels = data[start : start + prod(shape)].reshape(shape)
         items.append(Item(pixels, tuple(item["size"]), options.model_construct(**item["options"])))
         start += pixels.size
     return items
 
 
-def _write(writer: asyncio.StreamWriter, text: bytes, pixels: Sequence[Pixels] = ()) -> None:
-    writer.write(LENGTHS.pack(len(text), sum(one.size for one in pixels)) + text)
-    for one in pixels:
-        writer.write(np.ascontiguousarray(one).data.cast("B"))
-
-
-async def _read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    text, pixels = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
-    return await reader.readexactly(text), await reader.readexactly(pixels)
+def _frame(text: bytes, pixels: Sequence[Pixels]) -> list[bytes | memoryview]:
+    head = LENGTHS.pack(len(text), sum(one.size for one in pixels)) + text
+    return [head, *(np.ascontiguousarray(one).data.cast("B") for one in pixels)]
