@@ -11,6 +11,7 @@ import asyncio
 import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from testkit.photographs import SHARED
 from vision.bento import store
+from vision.core import subject
 from vision.core.device import CPU
 from vision.core.errors import VisionError
 from vision.core.look import Question, ServedModel, in_process, look_through
@@ -38,6 +40,8 @@ DRAWS, CHOSEN = 100, 0.85
 """The precision at which a threshold is chosen: some more than is wanted, as it will be less on other photographs."""
 PENALTY = 300.0
 """Of the trained head's squared weights."""
+SIDES = 1, 80, 120, 10_000
+"""Between which heads are counted."""
 FLOOR = 1e-6
 """Scores are rounded to it."""
 
@@ -50,7 +54,7 @@ def main() -> None:
     shipped = rules.load(rules.SHIPPED).sunglasses
     if shipped is None:
         sys.exit("The shipped rules do not recognise sunglasses.")
-    seen = asyncio.run(look_at([folder / name for name, _ in named]))
+    seen, heads = asyncio.run(look_at([folder / name for name, _ in named]))
 
     print(f"{len(worn)} photographs, {worn.sum()} with sunglasses; 95 % intervals of Wilson")
     scores = {word: np.array([together(one[word], shipped.labels) for one in seen]) for word in seen[0]}
@@ -72,11 +76,19 @@ def main() -> None:
         f"shipped, {shipped.min_score:g} and more: precision {precision:.2f} ({interval(found, int(as_rows.sum()))}), "
         f"recall {recall:.2f} ({interval(found, int(worn.sum()))}), false alarms {false} of {(~worn).sum()}"
     )
+    for least, most in pairwise(SIDES):
+        within = (heads >= least) & (heads < most)
+        of, seen_there = int((within & worn).sum()), int((within & worn & as_rows).sum())
+        alarms = int((within & ~worn & as_rows).sum())
+        print(f"heads of {least} to {most} pixels: {seen_there} of {of} seen, {alarms} false alarms")
     sys.exit(0 if precision >= 0.8 else 1)
 
 
-async def look_at(photographs: Sequence[Path]) -> list[dict[str, dict[str, float]]]:
-    """Return the score of each label, of the whole picture and of the main subject's head, if there is one."""
+async def look_at(photographs: Sequence[Path]) -> tuple[list[dict[str, dict[str, float]]], Floats]:
+    """Return the score of each label, of the whole picture and of the main subject's head, if there is one.
+
+    And how many pixels wide and high that head is; 0 where there is none.
+    """
     classifier, detector = served("classification"), served("detection")
     everything = ClassifyOptions(top_k=1000)
     questions = {
@@ -84,14 +96,16 @@ async def look_at(photographs: Sequence[Path]) -> list[dict[str, dict[str, float
         WHOLE: Question(classifier, everything),
         HEAD: Question(classifier, everything, DETECTION),
     }
-    found = []
+    found, heads = [], []
     async for seen in look_through((path.read_bytes() for path in photographs), questions):
         if isinstance(seen, VisionError):
             raise seen
         results = {word: one.model_dump() for word, one in seen.results.items() if not isinstance(one, VisionError)}
         picture = Picture.of(seen.size, results, None)
         found.append({word: {one.label: one.score for one in picture.seen.get(word, ())} for word in (WHOLE, HEAD)})
-    return found
+        person = subject.main(picture.seen.get(DETECTION, ()))
+        heads.append(rules.head_pixels(person.box, picture.size) if person and person.box else 0)
+    return found, np.array(heads, float)
 
 
 def served(task: str) -> ServedModel:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bulk import EndedError, UserError
 from vision.core.images import PIXELS
@@ -62,31 +62,39 @@ class Cache:
             ) from error
         self._pixels: int = found[pixels]
         self._keys: list[int] = [found[key] for key in keys]
+        places = ", ".join("?" * len(self._keys))
+        self._query = f"""
+            select width, height, quality, answers.key, answer from pictures
+            left join answers on answers.sha256 = pictures.sha256 and answers.key in ({places})
+            where pictures.sha256 = ? and pictures.key = ?
+        """  # noqa: S608 (nothing but question marks)
         self._pictures: dict[bytes, PictureFacts] = {}
         self._answers: dict[tuple[bytes, int], bytes] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._flushed = monotonic()
 
-    def picture(self, digest: bytes) -> PictureFacts | None:
-        if new := self._pictures.get(digest):
-            return new
-        query = "select width, height, quality from pictures where sha256 = ? and key = ?"
-        row = self._row(query, digest, self._pixels)
-        return PictureFacts((row[0], row[1]), Quality.model_validate_json(row[2])) if row else None
-
-    def answer(self, digest: bytes, question: int) -> bytes | None:
-        """Return what was answered to the question with this index, as JSON."""
-        key = self._keys[question]
-        kept: bytes | None = self._answers.get((digest, key))
-        if kept is None and (row := self._row("select answer from answers where sha256 = ? and key = ?", digest, key)):
-            kept = row[0]
-        return zlib.decompress(kept) if kept else None
+    def find(self, digest: bytes) -> tuple[PictureFacts | None, dict[int, bytes]]:
+        """Return what is kept of a picture, and each answer about it, as JSON by its question's index."""
+        answers = {
+            index: new for index, key in enumerate(self._keys) if (new := self._answers.get((digest, key))) is not None
+        }
+        if picture := self._pictures.get(digest):
+            return picture, answers
+        try:
+            rows = self._read.execute(self._query, (*self._keys, digest, self._pixels)).fetchall()
+        except sqlite3.Error as error:
+            raise EndedError(f"The cache {self._path} cannot be read: {error}. Remove it, or name another.") from error
+        for width, height, quality, key, answer in rows:
+            picture = picture or PictureFacts((width, height), Quality.model_validate_json(quality))
+            if key is not None:
+                answers[self._keys.index(key)] = zlib.decompress(answer)
+        return picture, answers
 
     def keep(self, digest: bytes, picture: PictureFacts, answers: dict[int, bytes]) -> None:
         """Keep what is new of a picture; answers are JSON by their question's index."""
         self._pictures[digest] = picture
         for question, answer in answers.items():
-            self._answers[digest, self._keys[question]] = zlib.compress(answer, 1)
+            self._answers[digest, self._keys[question]] = answer
         now = monotonic()
         if now > self._flushed + FLUSH_SECONDS and (self._flushing is None or self._flushing.done()):
             self._flushed = now
@@ -104,13 +112,6 @@ class Cache:
         """Raises EndedError if writing failed."""
         if self._flushing and self._flushing.done():
             self._flushing.result()
-
-    def _row(self, query: str, digest: bytes, key: int) -> tuple[Any, ...] | None:
-        try:
-            row: tuple[Any, ...] | None = self._read.execute(query, (digest, key)).fetchone()
-        except sqlite3.Error as error:
-            raise EndedError(f"The cache {self._path} cannot be read: {error}. Remove it, or name another.") from error
-        return row
 
     async def _flush(self) -> None:
         pictures, answers = self._pictures.copy(), self._answers.copy()
@@ -134,5 +135,5 @@ class Cache:
             )
             self._write.executemany(
                 "insert or replace into answers values (?, ?, ?)",
-                [(digest, key, answer) for (digest, key), answer in answers.items()],
+                [(digest, key, zlib.compress(answer, 1)) for (digest, key), answer in answers.items()],
             )

@@ -155,13 +155,11 @@ class Scorer:
         return Known(picture, results | seen.results, None)
 
     def _kept(self, digest: bytes) -> tuple[PictureFacts | None, dict[str, Result]]:
-        results: dict[str, Result] = {}
         if self._cache is None:
-            return None, results
-        for index, one in enumerate(self._asked):
-            if (answer := self._cache.answer(digest, index)) is not None:
-                results[one.wanted.word] = one.wanted.task.result.model_validate_json(answer)
-        return self._cache.picture(digest), results
+            return None, {}
+        picture, answers = self._cache.find(digest)
+        asked = {index: self._asked[index].wanted for index in answers}
+        return picture, {one.word: one.task.result.model_validate_json(answers[index]) for index, one in asked.items()}
 
     def _keep(self, digest: bytes, picture: PictureFacts | None, results: dict[str, Result]) -> None:
         if self._cache is None or picture is None:

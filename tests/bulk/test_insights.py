@@ -76,7 +76,7 @@ WRONG = {
     "no results": (("insights", "{tmp}/none"), "is no folder"),
     "no such column": (("insights", "{results}", "--by", "street"), "no column 'street'"),
     "no results to show": (("summary", "{tmp}/none"), "is no folder"),
-    "nothing in common": (("compare", "{results}", "{results}"), "have no picture in common"),
+    "nothing to compare with": (("compare", "{results}", "{tmp}/none"), "is no folder"),
     "nowhere to write": (
         ("export", "{results}", "--to", "coco", "--out", "{results}/manifest.json"),
         "cannot be written",

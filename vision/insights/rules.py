@@ -49,6 +49,12 @@ class Range(Strict):
         return above and (self.at_most is None or value <= self.at_most)
 
 
+def head_pixels(person: subject.Box, size: tuple[int, int]) -> float:
+    """Return the smaller side of a person's head, once the picture is as small as models see it."""
+    left, top, right, bottom = subject.head(person, size)
+    return min(right - left, bottom - top) * min(1, ENOUGH / max(size))
+
+
 class Sunglasses(Strict):
     """How sunglasses are recognised: by labels of the main subject's head whose scores sum up to `min_score`."""
 
@@ -64,8 +70,7 @@ class Sunglasses(Strict):
         """Say whether they are seen on this person, the main subject; None where it cannot be told."""
         if self.feature not in picture.seen or person is None or person.box is None:
             return None
-        left, top, right, bottom = subject.head(person.box, picture.size)
-        if min(right - left, bottom - top) * min(1, ENOUGH / max(picture.size)) < self.min_head:
+        if head_pixels(person.box, picture.size) < self.min_head:
             return None
         return sum(one.score for one in picture.seen[self.feature] if one.label in self.labels) >= self.min_score
 
