@@ -191,8 +191,9 @@ def _both(a: Results, rows: Any, features: Sequence[Feature]) -> Iterator[dict[s
     )
     query = (
         f"SELECT r.id, r.uri, r.width, r.height, r.error AS a_error, o.error AS b_error{answers} "  # noqa: S608
-        "FROM (SELECT DISTINCT ON (sha256) * FROM rows ORDER BY sha256, id) r "
-        "JOIN (SELECT DISTINCT ON (sha256) * FROM others ORDER BY sha256, id) o USING (sha256)"
+        "FROM (SELECT sha256, min(id) AS id FROM rows GROUP BY sha256) a "
+        "JOIN (SELECT sha256, min(id) AS id FROM others GROUP BY sha256) b USING (sha256) "
+        "JOIN rows r ON r.id = a.id JOIN others o ON o.id = b.id"
     )
     for batch in rows.sql(query).to_arrow_reader(ROWS):
         yield from batch.to_pylist()
