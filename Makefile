@@ -57,7 +57,7 @@ test: .venv/dev.stamp lint  ## lint, types and every test; how much of the code 
 	@$(BIN)/coverage report
 
 test-fast: .venv/dev.stamp  ## the tests that need no server, no saved model and few seconds, under a minute
-	$(BIN)/pytest -m "not served"
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not served"
 
 test-hub: .venv/dev.stamp  ## models by name, with checkpoints as large as the originals
 	FULL=1 $(BIN)/pytest tests/train_and_save/test_hub.py tests/train_and_save/test_folder.py

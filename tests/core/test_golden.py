@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from testkit.photographs import encoded
@@ -19,6 +20,8 @@ from vision.core import colours, images, linear
 from vision.core.images import PIXELS, decode_reduced
 from vision.core.pixels import Steps
 from vision.tasks.detection import boxes, resize
+
+pytestmark = pytest.mark.served
 
 KEPT = Path(__file__).with_name("pixels.json")
 
