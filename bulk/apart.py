@@ -97,7 +97,8 @@ def _said(
         said = []
         for word, kind in words:
             found = summary.feature(run, rows, word, kind)
-            query = f"SELECT count(s), coalesce(avg(s), 0), coalesce(var_samp(s), 0) FROM (SELECT {SCORE[kind]} AS s FROM said)"  # noqa: S608, E501
+            each = f"SELECT {SCORE[kind]} AS s FROM said"  # noqa: S608
+            query = f"SELECT count(s), coalesce(avg(s), 0), coalesce(var_samp(s), 0) FROM ({each})"  # noqa: S608
             [scores] = run.ask(rows, query)
             said.append((found, Scores(*scores)))
     return pictures, errors, said
