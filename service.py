@@ -28,7 +28,7 @@ from vision.bento.app import TRACING, PublicService, api, bento_version, serving
 from vision.bento.hop import Caller
 from vision.bento.runners import RUNNERS
 from vision.bento.served import find, served
-from vision.core.decoders import Decoders
+from vision.core.decoders import Decoders, keep_freed_memory
 from vision.core.draw import drawn
 from vision.core.errors import Code, VisionError
 from vision.core.look import Question, Seen, ServedModel, look
@@ -40,7 +40,6 @@ LIBRARIES = ("bentoml", "openvino", "torch", "transformers", "ultralytics", "pil
 
 log = logging.getLogger("bentoml.vision")
 logs.configure()
-supervisor.end_with_it()
 preflight.own_metrics_folder()
 
 # BentoML reports usage to its makers unless told not to; whoever wants that sets it to False.
@@ -78,11 +77,6 @@ def with_tasks(service: Any) -> Any:
     tracing=TRACING,
     # "none" is no distro that BentoML knows: for one it would install compilers into the image.
     image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="none"),
-    # Else the allocator gives each picture's memory back and gets it again page by page: half the time of a decode.
-    envs=[
-        {"name": "MALLOC_MMAP_THRESHOLD_", "value": str(32 << 20)},
-        {"name": "MALLOC_TRIM_THRESHOLD_", "value": str(128 << 20)},
-    ],
     runner_probe={"enabled": False},  # /readyz asks the runners; BentoML's own probe can raise
 )
 @with_tasks
@@ -94,6 +88,7 @@ class Vision:
 
     def __init__(self) -> None:
         logs.configure()
+        keep_freed_memory()
         self._callers = {name: Caller(task) for name, task in TASKS.items()}
         self.models = {name: served(task, self._callers[name]) for name, task in TASKS.items()}
         places = max(1, (os.cpu_count() or 1) // workers.COUNT)

@@ -26,8 +26,9 @@ from bulk.places import Folder
 from bulk.progress import Progress
 from bulk.questions import Asked, Wanted
 from bulk.rows import Row
-from bulk.score import AT_ONCE, Scorer, prepare_process
+from bulk.score import AT_ONCE, Scorer
 from testkit.servers import OFFLINE, ROOT
+from vision.core.decoders import keep_freed_memory
 from vision.core.images import LIMITS
 from vision.tasks import TASKS
 
@@ -69,7 +70,7 @@ def work() -> None:
     """Answer commands, as benchmarks.bare does."""
     answers, sys.stdout = sys.stdout, sys.stderr
     case = Case.from_environment()
-    prepare_process()
+    keep_freed_memory()
     task = TASKS[case.task]
     asked = questions.load(Wanted(task.name, task, case.tag, task.options(**case.options)), "cpu", None)
     for line in sys.stdin:

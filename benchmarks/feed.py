@@ -37,12 +37,12 @@ class Decoding:
 
     def __init__(self, home: Path) -> None:
         os.environ["BENTOML_HOME"] = str(home)
-        from bulk.score import prepare_process
         from vision.bento import store
         from vision.core import images, look
+        from vision.core.decoders import keep_freed_memory
         from vision.tasks import TASKS
 
-        prepare_process()
+        keep_freed_memory()
         task = TASKS["classification"]
         self._shrinks = {task.name: task.load_shrink(store.folder(task.starter))}
         self._decode, self._show = images.decode_reduced, look.show

@@ -361,7 +361,7 @@ def over_http(work: Path, results: Figures, device: str, end: float, *, tiny: bo
         results.note("HTTP, seconds to ready", round(time.monotonic() - start, 1))
         told = [json.loads(line).get("message", "") for line in log.read_text().splitlines() if line.startswith("{")]
         lines = [line for line in told if "classification:" in line or "vit-base" in line]
-        public = [child for child in server.children() if "vision" in child.cmdline()]
+        public = [child for child in server.children() if child.name() == "vision"]
         results.note("HTTP, how it runs", [f"{len(public)} public processes", *lines[:3]])
         ask_all(f"{url}/classify", server, work, results, end, tiny=tiny)
     finally:
@@ -437,10 +437,7 @@ def cpu_seconds(server: Any) -> dict[str, float]:
     """Return CPU seconds so far, by Service."""
     found: dict[str, float] = {}
     for process in server.children(recursive=True):
-        command = process.cmdline()
-        if "--service-name" in command:
-            name = command[command.index("--service-name") + 1]
-            found[name] = found.get(name, 0) + sum(process.cpu_times()[:2])
+        found[process.name()] = found.get(process.name(), 0) + sum(process.cpu_times()[:2])
     return {name: found[name] for name in ("vision", "classification") if name in found}
 
 

@@ -83,12 +83,13 @@ def score(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     from bulk import plan
     from bulk.listing import Columns, listing
-    from bulk.score import Scorer, prepare_process
+    from bulk.score import Scorer
+    from vision.core.decoders import keep_freed_memory
 
     columns = Columns(arguments.path_column, arguments.id_column, arguments.group_column)
     found = listing(arguments.photos, columns)
     wanted = _wanted(arguments)
-    prepare_process()
+    keep_freed_memory()
     asked = questions.load_all(wanted, arguments.device, SETTINGS.engine_dir)
 
     async def go() -> plan.Estimate:
@@ -105,9 +106,10 @@ def plan(arguments: argparse.Namespace) -> int:
 def _here(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> "Engine":
     """Load the models in this process; return what scores with them."""
     from bulk import cache, run
-    from bulk.score import Scorer, prepare_process
+    from bulk.score import Scorer
+    from vision.core.decoders import keep_freed_memory
 
-    prepare_process()
+    keep_freed_memory()
     asked = questions.load_all(wanted, arguments.device, SETTINGS.engine_dir)
     path = None if arguments.no_cache else arguments.cache or cache.usual()
 

@@ -19,7 +19,8 @@ from bulk.progress import Progress
 from bulk.questions import Wanted
 from bulk.rows import MANIFEST
 from bulk.run import Run
-from bulk.score import Scorer, prepare_process
+from bulk.score import Scorer
+from vision.core.decoders import keep_freed_memory
 from vision.core.images import Limits
 from vision.settings import SETTINGS
 
@@ -91,7 +92,7 @@ class Actor:
         begun = run.read_manifest(out) if MANIFEST in out.names() else {}
         if begun.get("started") != self._started:
             raise UserError(f"{out.name} is not what it is where the run began: it must be shared, or an address.")
-        prepare_process()
+        keep_freed_memory()
         asked = questions.load_all(order.wanted, order.device, SETTINGS.engine_dir)
         path = Path(order.cache) if order.cache else cache.usual()
         kept = cache.Cache(path, cache.PIXELS_KEY, [one.key for one in asked]) if order.keeps else None

@@ -1,7 +1,6 @@
 """Pictures in, rows out, in their order: read, looked up, decoded and asked beside each other."""
 
 import asyncio
-import ctypes
 import hashlib
 import os
 from collections import deque
@@ -188,15 +187,6 @@ class Scorer:
                 case result:
                     told[word] = task.narrow(result, one.wanted.options).model_dump()
         return told | _failed(errors[0]) if errors else told
-
-
-def prepare_process() -> None:
-    """Let the allocator keep what pictures take, as service.py does: half the time of decoding goes into getting it."""
-    allocator = ctypes.CDLL(None)
-    if hasattr(allocator, "mallopt"):  # glibc's
-        mmap_threshold, trim_threshold = -3, -1
-        allocator.mallopt(mmap_threshold, 32 << 20)
-        allocator.mallopt(trim_threshold, 128 << 20)
 
 
 def _shows_nobody(found: Result | None) -> bool:

@@ -42,12 +42,8 @@ class Served:
 
     def workers(self) -> dict[str, psutil.Process]:
         """The process of each Service by name: vision, classification, captioning, detection."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            command = child.cmdline()
-            if "--service-name" in command:
-                found[command[command.index("--service-name") + 1]] = child
-        return found
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        return {child.name(): child for child in started if "serve" in child.cmdline() and child.name() != "bentoml"}
 
     def stop(self) -> int:
         """Ask it to end as an operator would; return its exit status."""

@@ -88,3 +88,10 @@ GPU_UTILIZATION = Gauge(
 MODEL_INFO = Gauge(
     "vision_model_info", "Which models are served; always 1.", ["task", "name", "version"], multiprocess_mode="max"
 )
+
+
+def use_files() -> None:
+    """In a worker, a copy of a process without PROMETHEUS_MULTIPROC_DIR: keep samples there from now on, from nought."""
+    insides.replace(values, "ValueClass", values.get_value_class())
+    for metric in (IN_FLIGHT, DECODE_SECONDS):  # which have samples already; others get theirs with their labels
+        metric._metric_init()

@@ -3,12 +3,15 @@
 A method that was renamed would leave ours uncalled, without a word: each is named here.
 """
 
+import atexit
 import inspect
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from _bentoml_impl.server import serving
 from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_impl.worker import service
 from _bentoml_sdk import Service
 from bentoml import IODescriptor
 from bentoml._internal import log as bentoml_log
@@ -17,12 +20,15 @@ from bentoml._internal.context import server_context
 from bentoml._internal.service.openapi.specification import OpenAPISpecification
 from bentoml._internal.utils import circus
 from bentoml.models import BentoModel
+from circus.process import Process
+from circus.watcher import Watcher
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vision import metrics
 from vision.api import wire
-from vision.bento import app, hop, insides, runners, supervisor
+from vision.bento import app, forked, hop, insides, runners, supervisor
 
 OURS: list[tuple[type, type, str]] = [
     # ours, what it stands on, and what of it ours overrides or calls
@@ -33,6 +39,7 @@ OURS: list[tuple[type, type, str]] = [
     (app.Body, IODescriptor, "from_http_request"),
     (runners.StoredModel, BentoModel, "to_info"),
     (supervisor.Supervisor, circus.Arbiter, "start stop"),
+    (forked.Forked, Process, "spawn format_args _get_sockets_fds _null_streams"),
     (
         wire.Protocol,
         HttpToolsProtocol,
@@ -89,3 +96,16 @@ def test_an_inside_that_moved_is_told_loudly() -> None:
         insides.replace(owner, "gone", 2)
     with pytest.raises(AttributeError, match="there is no gone any more"):
         insides.need(["here"], "gone")
+
+
+def test_a_worker_can_be_a_copy_of_the_supervisor() -> None:
+    assert isinstance(inspect.getattr_static(Watcher, "_process_class"), property | type)
+    source = inspect.getsource(Process)
+    assert [
+        name for name in ("close_child_stdin", "env", "working_dir", "_worker") if f"self.{name}" not in source
+    ] == []
+    assert f'"{service.__name__}"' in inspect.getsource(serving)
+    assert {"service_name", "fd"} <= {option.name for option in service.main.params}
+    for name in ("_clear", "_run_exitfuncs"):
+        assert callable(getattr(atexit, name))
+    assert all(callable(metric._metric_init) for metric in (metrics.IN_FLIGHT, metrics.DECODE_SECONDS))

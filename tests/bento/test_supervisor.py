@@ -185,7 +185,7 @@ def test_workers_that_start_leave_with_their_supervisor(home: Path, tmp_path_fac
         asyncio.run(until(supervisor.children))
         workers = supervisor.children()
         process.kill()
-        _, alive = psutil.wait_procs(workers, 60)  # they import for some seconds before they can know
+        _, alive = psutil.wait_procs(workers, 10)
         assert not alive
 
 

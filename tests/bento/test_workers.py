@@ -40,7 +40,7 @@ def four(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 def public(running: Served) -> list[psutil.Process]:
     children = psutil.Process(running.process.pid).children()
     living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in living if "vision" in child.cmdline()]
+    return [child for child in living if child.name() == "vision"]
 
 
 @contextmanager

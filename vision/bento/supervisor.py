@@ -5,8 +5,8 @@ signal that arrives while it starts or reloads, and waits a day for a process th
 """
 
 import asyncio
-import ctypes
 import fcntl
+import gc
 import logging
 import math
 import os
@@ -17,15 +17,14 @@ from typing import Any, NoReturn
 
 from bentoml._internal.utils import circus
 from bentoml._internal.utils.circus import Arbiter
+from circus.watcher import Watcher
 
 from vision.bento import insides
+from vision.bento.forked import Forked
 from vision.bento.shutdown import GRACE_SECONDS, WORKER_SECONDS
 
 ENDPOINT = "inproc://circus-{}"
 """Where circus takes commands and tells events: inside its own process, so from nobody."""
-
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): which signal this process gets when its parent ends."""
 
 PID = "_VISION_SUPERVISOR"
 
@@ -43,17 +42,8 @@ def install() -> None:
     os.environ.pop("BENTOML_NO_UDS", None)  # with it, runners would listen on TCP ports
     os.environ[PID] = str(os.getpid())
     insides.replace(circus, "Arbiter", Supervisor)
-
-
-def end_with_it() -> None:
-    """In a process that it started: end when the supervisor does, however it does. Does nothing elsewhere."""
-    supervisor = os.environ.get(PID)
-    if supervisor is None or sys.platform != "linux":
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl failed")
-    if os.getppid() != int(supervisor):
-        sys.exit("The supervisor has ended.")
+    if sys.platform == "linux":
+        insides.replace(Watcher, "_process_class", Forked)
 
 
 def say_started() -> None:
@@ -91,6 +81,7 @@ class Supervisor(Arbiter):
         on_hangup = signal.getsignal(signal.SIGHUP)
         endpoints = {"endpoint": ENDPOINT.format("commands"), "pubsub_endpoint": ENDPOINT.format("events")}
         super().__init__(watchers, **{**given, **endpoints})
+        gc.freeze()  # a collection in a copy of this process would write to the memory that they share
         for folder in {Path(one.path).parent for one in given["sockets"] if one.path}:
             hold(folder)
         for watcher in watchers:

@@ -78,7 +78,11 @@ class DecodeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[self._memory],
-            env={**os.environ, "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES)},
+            env={
+                **os.environ,
+                "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+                "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+            },
         )
 
     def _end(self) -> None:
