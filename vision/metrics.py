@@ -91,7 +91,7 @@ MODEL_INFO = Gauge(
 
 
 def use_files() -> None:
-    """In a worker, a copy of a process without PROMETHEUS_MULTIPROC_DIR: keep samples there from now on, from nought."""
+    """Keep samples in PROMETHEUS_MULTIPROC_DIR from now on, from nought: in a copy of a process that had none."""
     insides.replace(values, "ValueClass", values.get_value_class())
     for metric in (IN_FLIGHT, DECODE_SECONDS):  # which have samples already; others get theirs with their labels
         metric._metric_init()
