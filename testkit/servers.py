@@ -83,7 +83,8 @@ def served(home: Path, command: Sequence[str] = SERVE, **settings: str) -> Itera
         yield running
     finally:
         running.stop()
-        reader.join()
+        reader.join(60)
+        assert not reader.is_alive(), "something that it started is still there, and holds its output"
         assert process.stdout is not None
         process.stdout.close()
 

@@ -178,7 +178,7 @@ def test_http_is_spoken_as_before_on_the_same_socket(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("task", TASKS)
 def test_a_runner_takes_no_pickles(running: Served, task: str) -> None:
     held = running.workers()["vision"].net_connections("unix")
-    listening = sorted({one.laddr for one in held if str(one.laddr).endswith(".sock")})
+    listening = sorted({str(one.laddr) for one in held if str(one.laddr).endswith(".sock")})
     with httpx.Client(transport=httpx.HTTPTransport(uds=listening[list(TASKS).index(task)])) as http:
         assert http.get("http://runner/livez").status_code == 200
         answer = http.post(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import httpx
@@ -138,6 +139,7 @@ def test_ctrl_c_finishes_the_shard_in_work_and_the_same_command_goes_on(
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while not (out / "part-00001.parquet").exists():
             assert process.poll() is None
+            sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130
