@@ -288,6 +288,19 @@ def test_a_service_that_comes_back_is_asked_again(browser: Any, server: str) -> 
         assert page.locator("#state").inner_text() == "ready"
 
 
+def test_a_photo_that_comes_while_the_service_is_away_is_told_so_and_asked_later(browser: Any, server: str) -> None:
+    with pages(browser, server, expected="ERR_FAILED") as opened:
+        page = opened()
+        page.route("**/docs.json", lambda route: route.abort())
+        page.reload()
+        page.locator("#state[data-state=gone]").wait_for()
+        page.set_input_files("#pick", PERSON)
+        page.get_by_text("The service does not answer. As soon as it does").wait_for()
+        page.unroute("**/docs.json")
+        page.locator(".box:visible").wait_for()
+        assert page.locator("#state").inner_text() == "ready"
+
+
 def test_everything_can_be_done_with_the_keyboard(open_page: Open) -> None:
     page = open_page()
     page.locator("#state[data-state=ready]").wait_for()

@@ -33,8 +33,8 @@ function add(files) {
   document.body.classList.remove("empty");
   for (const id of ["clear", "work", "developers"]) show(find(id), true);
   show(find("strip"), photos.length > 1);
-  select(added[0]);
   goOn();
+  select(added[0]);
 }
 
 const names = (files) => files.slice(0, 3).map((file) => file.name).join(", ") + (files.length > 3 ? ` and ${files.length - 3} more` : "");
@@ -69,7 +69,12 @@ function clear() {
 // --- asking ---
 
 function goOn() {
-  if (gone) return;
+  if (gone) {
+    const untold = photos.filter((photo) => photo.state === "waiting" && !photo.error);
+    for (const photo of untold) photo.error = new service.Gone();
+    if (untold.includes(selected)) look();
+    return;
+  }
   for (const photo of photos) {
     if (inWork >= AT_ONCE) break;
     if (photo.state === "waiting") work(photo);
@@ -149,6 +154,7 @@ function lose() {
   if (gone) return;
   gone = true;
   say("gone");
+  goOn();
   const timer = setInterval(async () => {
     const state = await service.state();
     say(state);
