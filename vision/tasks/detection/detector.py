@@ -80,12 +80,17 @@ class Detector:
             wanted = self._wanted(item.options.labels)
         except VisionError as error:
             return error
-        kept = ((found.scores >= item.options.min_score) & wanted[found.classes]).nonzero()[0]
+        [kept] = ((found.scores >= item.options.min_score) & wanted[found.classes]).nonzero()
+        scores, classes, boxes = (part[kept[: item.options.max_detections]] for part in found)
+        parts = (
+            scores.astype(float).round(6),
+            classes,
+            (boxes * (2 * item.size)).round(2),
+            boxes.astype(float).round(6),
+        )
         objects = [
-            self._object(label, score, corners, item.size)
-            for score, label, corners in zip(
-                *(part[kept[: item.options.max_detections]].tolist() for part in found), strict=True
-            )
+            DetectedObject(label=self.network.labels[label], score=score, box=box, box_normalized=normalized)
+            for score, label, box, normalized in zip(*(part.tolist() for part in parts), strict=True)
         ]
         return Detection(objects=objects, model=Model.of(self.card))
 
@@ -100,13 +105,3 @@ class Detector:
                     hint = " Labels may hold commas: repeat `labels`, once for each."
                 raise VisionError(Code.INVALID_OPTION, f"labels: {self.card.name} knows no {name!r}.{hint}")
         return np.array([names is None or label in names for label in labels])
-
-    def _object(self, label: int, score: float, corners: list[float], size: tuple[int, int]) -> DetectedObject:
-        x1, y1, x2, y2 = corners
-        width, height = size
-        return DetectedObject(
-            label=self.network.labels[label],
-            score=round(score, 6),
-            box=(round(x1 * width, 2), round(y1 * height, 2), round(x2 * width, 2), round(y2 * height, 2)),
-            box_normalized=(round(x1, 6), round(y1, 6), round(x2, 6), round(y2, 6)),
-        )
