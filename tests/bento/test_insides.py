@@ -3,6 +3,7 @@
 A method that was renamed would leave ours uncalled, without a word: each is named here.
 """
 
+import asyncio
 import atexit
 import inspect
 from types import SimpleNamespace
@@ -106,6 +107,6 @@ def test_a_worker_can_be_a_copy_of_the_supervisor() -> None:
     ] == []
     assert f'"{service.__name__}"' in inspect.getsource(serving)
     assert {"service_name", "fd"} <= {option.name for option in service.main.params}
-    for name in ("_clear", "_run_exitfuncs"):
-        assert callable(getattr(atexit, name))
+    for owner, name in ((atexit, "_clear"), (atexit, "_run_exitfuncs"), (asyncio, "_set_running_loop")):
+        assert callable(getattr(owner, name))
     assert all(callable(metric._metric_init) for metric in (metrics.IN_FLIGHT, metrics.DECODE_SECONDS))

@@ -11,7 +11,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from typing import Any, NoReturn
@@ -90,11 +89,12 @@ class Forked(Process):
         except BaseException:
             traceback.print_exc()
         finally:
-            threading._shutdown()  # type: ignore[attr-defined]  # as when Python ends, and multiprocessing's forks do
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code if isinstance(code, int) else bool(code))
+            try:
+                atexit._run_exitfuncs()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code if isinstance(code, int) else bool(code))
 
 
 def _end_with(supervisor: int) -> None:
@@ -102,7 +102,7 @@ def _end_with(supervisor: int) -> None:
     if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
     if os.getppid() != supervisor:
-        sys.exit("The supervisor has ended.")
+        os._exit(1)
 
 
 def _forget_the_supervisor() -> None:

@@ -27,6 +27,9 @@ from vision.core.images import Limits, decode_reduced
 KEPT_BYTES, IDLE_SECONDS = 1 << 30, 5
 """What the allocator keeps from one picture to the next, else it gets it again page by page; until nobody asks."""
 
+MAPPED_BYTES = 32 << 20
+"""From which size on the allocator asks the system for memory of its own, and gives that back when it is freed."""
+
 COMMAND = (sys.executable, "-W", "ignore", "-m", "vision.core.decode_process")
 
 
@@ -80,7 +83,7 @@ class DecodeProcess:
             pass_fds=[self._memory],
             env={
                 **os.environ,
-                "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+                "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES),
                 "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
             },
         )

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from vision.core.decode_process import DecodeProcess
+from vision.core.decode_process import MAPPED_BYTES, DecodeProcess
 from vision.core.errors import Code, VisionError
 from vision.core.images import Header, Limits, decode_cheap, decode_reduced
 from vision.core.ledger import Ledger
@@ -194,5 +194,5 @@ def keep_freed_memory() -> None:
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # glibc's
         mmap_threshold, trim_threshold = -3, -1
-        allocator.mallopt(mmap_threshold, 32 << 20)
+        allocator.mallopt(mmap_threshold, MAPPED_BYTES)
         allocator.mallopt(trim_threshold, 128 << 20)

@@ -61,21 +61,25 @@ def without_overlaps(
     kept = np.ones(len(boxes), np.bool_)
     for which in np.flatnonzero(np.bincount(classes) > 1):
         of_class = np.flatnonzero(classes == which)
-        kept[of_class] = _best(boxes[of_class], iou)
+        kept[of_class] = _best(boxes[of_class], iou, most)
     return np.flatnonzero(kept)[:most]
 
 
-def _best(boxes: NDArray[np.float32], iou: float) -> NDArray[np.bool_]:
-    """Return which boxes (N, 4), best first, overlap with none that is better and kept."""
+def _best(boxes: NDArray[np.float32], iou: float, most: int) -> NDArray[np.bool_]:
+    """Return which boxes (N, 4), best first, overlap with none that is better and kept: `most`, or a few more."""
     kept = np.ones(len(boxes), np.bool_)
     x1, y1, x2, y2 = boxes.T.copy()
     areas = (x2 - x1) * (y2 - y1)
     for start in range(0, len(boxes), BLOCK):
-        one, others = (slice(start, start + BLOCK), None), slice(start, None)
+        if np.count_nonzero(kept[:start]) >= most:
+            kept[start:] = False
+            break
+        better = start + kept[start : start + BLOCK].nonzero()[0]
+        one, others = (better, None), slice(start, None)
         shared = (np.minimum(x2[one], x2[others]) - np.maximum(x1[one], x1[others])).clip(0)
         shared *= (np.minimum(y2[one], y2[others]) - np.maximum(y1[one], y1[others])).clip(0)
         free = ~(shared > iou * (areas[one] + areas[others] - shared))
-        for index, row in enumerate(free):
-            if kept[start + index]:
-                kept[start + index + 1 :] &= row[index + 1 :]
+        for index, row in zip(better.tolist(), free, strict=True):
+            if kept[index]:
+                kept[index + 1 :] &= row[index + 1 - start :]
     return kept
