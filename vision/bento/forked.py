@@ -105,12 +105,18 @@ def _end_with(supervisor: int) -> None:
         os._exit(1)
 
 
+def _end(number: int, _: object) -> NoReturn:
+    """End as after an error, so that what was to run at the end does run."""
+    raise SystemExit(128 + number)
+
+
 def _forget_the_supervisor() -> None:
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end)  # uvicorn, when it has stopped, raises the signal that stopped it anew
     atexit._clear()
     asyncio.set_event_loop(None)
     asyncio._set_running_loop(None)
