@@ -72,7 +72,7 @@ def work() -> None:
     case = Case.from_environment()
     keep_freed_memory()
     task = TASKS[case.task]
-    asked = questions.load(Wanted(task.name, task, case.tag, task.options(**case.options)), "cpu", None)
+    [asked] = questions.load_all([Wanted(task.name, task, case.tag, task.options(**case.options))], "cpu", None)
     for line in sys.stdin:
         with TemporaryDirectory() as out:
             told = asyncio.run(score(asked, json.loads(line)["photos"], Path(out)))

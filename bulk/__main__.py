@@ -5,7 +5,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
@@ -59,9 +60,8 @@ def score(arguments: argparse.Namespace) -> int:
     out = place(arguments.out)
     if MANIFEST not in out.names():
         listing(arguments.photos, columns)  # who mistypes it should not wait for models
-    scored = _on_ray(wanted, arguments) if arguments.engine == "ray" else _here(wanted, arguments)
     cards = questions.cards(wanted)
-    with out.locked():
+    with _engine(wanted, arguments) as scored, out.locked():
         begun = run.begin(out, arguments.photos, columns, wanted, arguments.format, arguments.shard_rows, cards)
         if arguments.retry_errors:
             run.retry_errors(begun)
@@ -101,6 +101,28 @@ def plan(arguments: argparse.Namespace) -> int:
 
     print(asyncio.run(go()).told(sorted({1, *arguments.machines}), arguments.machine_hour))
     return 0
+
+
+@contextmanager
+def _engine(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> Iterator["Engine"]:
+    from bulk import cache, processes
+
+    if arguments.engine == "ray":
+        yield _on_ray(wanted, arguments)
+        return
+    workers = arguments.workers if arguments.workers is not None else processes.default(wanted, arguments.device)
+    if not workers:
+        yield _here(wanted, arguments)
+        return
+    order = processes.Order(
+        out=arguments.out,
+        wanted=tuple(wanted),
+        cache=None if arguments.no_cache else arguments.cache or cache.usual(),
+        limits=SETTINGS.limits(),
+        stall_seconds=arguments.stall_seconds,
+    )
+    with processes.Models(wanted, arguments.device, SETTINGS.engine_dir) as models:
+        yield lambda begun, progress: asyncio.run(processes.score(begun, order, models, workers, progress))
 
 
 def _here(wanted: Sequence[questions.Wanted], arguments: argparse.Namespace) -> "Engine":
@@ -240,6 +262,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_questions(command)
     command.add_argument("--engine", choices=["here", "ray"], default="here", help="here, or on a Ray cluster (here)")
     command.add_argument(
+        "--workers",
+        type=_count,
+        help="processes that read and decode, beside one a GPU; by default one a core where there is a GPU, else none",
+    )
+    command.add_argument(
         "--address", help="of the cluster's head, HOST:PORT; by default RAY_ADDRESS, or this machine's"
     )
     command.add_argument("--gpus", type=float, default=0, help="of each of Ray's actors; 0.5: two share one (0)")
@@ -324,10 +351,17 @@ def _add_questions(command: argparse.ArgumentParser) -> None:
     for name, field in _option_fields().items():
         several = "append" if get_origin(field.annotation) is not None and "list" in str(field.annotation) else "store"
         command.add_argument(flag(name), action=several, help=field.description)
-    command.add_argument("--device", default=SETTINGS.device, help="auto, cpu, cuda or cuda:1")
+    command.add_argument("--device", default=SETTINGS.device, help="auto, cpu, cuda (all GPUs) or cuda:1")
     command.add_argument(
         "--stall-seconds", type=float, default=60, help="after which a picture's source is taken for gone (60)"
     )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return number
 
 
 def _positive(text: str) -> int:

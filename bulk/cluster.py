@@ -105,7 +105,7 @@ class Actor:
         if again:
             self._run.again[index] = 0
         try:
-            errors = await run.score_one(self._run, index, self._scorer)
+            [(_, errors)] = [one async for one in run.shards(self._run, self._scorer, [index])]
         except (EndedError, UserError) as error:
             return Outcome(0, Counter(), 0, f"{socket.gethostname()}: {error}")
         known, self._scorer.known = self._scorer.known, 0

@@ -1,7 +1,7 @@
 """What is asked of each picture: features and options in words, and the models behind them, loaded here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,20 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with its model loaded. key: all that the answer depends on but the picture."""
+    """A question with a model that can be asked. key: all that the answer depends on but the picture."""
 
     wanted: Wanted
     model: ServedModel
     key: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in this process. most: pictures that it is given at once; runs: what runs it, with its precision."""
+
+    model: Predictor
+    most: int
+    runs: str
 
 
 def wanted(words: Sequence[str], options: Mapping[str, Any], models: Mapping[str, str]) -> list[Wanted]:
@@ -83,11 +92,35 @@ def cards(wanted: Sequence[Wanted]) -> dict[str, Card]:
 
 def load_all(wanted: Sequence[Wanted], where: str, engines: Path | None) -> list[Asked]:
     """Load the model of each question, once where several ask the same. Raises UserError."""
-    loaded: dict[str, Asked] = {}
+    loaded = load_each(wanted, where, engines)
+    served = {
+        one.tag: in_process(one.task, loaded[one.tag].model, store.folder(one.tag), loaded[one.tag].most)
+        for one in wanted
+    }
+    return asked(wanted, served, {tag: one.runs for tag, one in loaded.items()})
+
+
+def asked(wanted: Sequence[Wanted], served: Mapping[str, ServedModel], runs: Mapping[str, str]) -> list[Asked]:
+    """Join each question with its model, and with the key of its answer; about a head, also that of its detector."""
+    keys = {}
     for one in wanted:
-        if one.tag not in loaded:
-            loaded[one.tag] = load(one, _device(where, one.task.name), engines)
-    return joined([replace(loaded[one.tag], wanted=one) for one in wanted])
+        options = one.wide.model_dump_json(exclude_defaults=True)
+        keys[one.word] = f"{PIXELS_KEY} {one.tag} {runs[one.tag]} {options}"
+    return [
+        Asked(
+            one,
+            served[one.tag],
+            f"{keys[one.word]} {HEAD} {keys[one.head_of]}" if one.head_of else keys[one.word],
+        )
+        for one in wanted
+    ]
+
+
+def load_each(wanted: Sequence[Wanted], where: str, engines: Path | None) -> dict[str, Loaded]:
+    """Load each model that is asked, by its tag, and try it. Raises UserError."""
+    return {
+        tag: load(one, _device(where, one.task.name), engines) for tag, one in {one.tag: one for one in wanted}.items()
+    }
 
 
 def _device(name: str, task: str) -> str:
@@ -97,7 +130,7 @@ def _device(name: str, task: str) -> str:
         raise UserError(f"--device: {error}.") from error
 
 
-def load(asked: Wanted, where: str, engines: Path | None) -> Asked:
+def load(asked: Wanted, where: str, engines: Path | None) -> Loaded:
     """Load a question's model on "auto", "cpu" or a GPU, and try it. Raises UserError."""
     folder = store.folder(asked.tag)
     try:
@@ -109,15 +142,7 @@ def load(asked: Wanted, where: str, engines: Path | None) -> Asked:
         raise UserError(f"{asked.word}: {asked.tag} cannot be loaded: {error}") from error
     most = MAX_BATCH if place == "cpu" else GPU_BATCH
     _try(model, asked, most)
-    runs = _engine(planned, folder)
-    key = f"{PIXELS_KEY} {card.name}:{card.version} {runs} {asked.wide.model_dump_json(exclude_defaults=True)}"
-    return Asked(asked, in_process(asked.task, model, folder, most), key)
-
-
-def joined(asked: Sequence[Asked]) -> list[Asked]:
-    """Let the answer about a head depend on the detector that finds it, too."""
-    keys = {one.wanted.word: one.key for one in asked}
-    return [replace(one, key=f"{one.key} {HEAD} {keys[of]}") if (of := one.wanted.head_of) else one for one in asked]
+    return Loaded(model, most, _engine(planned, folder))
 
 
 def _try(model: Predictor, asked: Wanted, most: int) -> None:

@@ -6,9 +6,10 @@ import os
 import platform
 import signal
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 import vision
@@ -202,41 +203,37 @@ async def score(run: Run, scorer: Scorer, progress: Progress) -> None:
     """
     stop = asyncio.Event()
     on_signals(stop, progress)
+    async for _ in shards(run, scorer, takewhile(lambda _: not stop.is_set(), run.todo()), progress.count):
+        pass
+
+
+async def shards(
+    run: Run, scorer: Scorer, indices: Iterable[int], count: Callable[[Row], object] = id
+) -> AsyncIterator[tuple[Shard, Counter[str]]]:
+    """Score shards, and yield each with its errors by code once it is put. Raises EndedError."""
     begun = deque[Shard]()
 
     def entries() -> Iterator[Entry]:
-        for index in run.todo():
-            if stop.is_set():
-                return
+        for index in indices:
             begun.append(run.shard(index))
             yield from begun[-1].missing
 
-    writing: asyncio.Task[Counter[str]] | None = None
+    async def put(shard: Shard) -> tuple[Shard, Counter[str]]:
+        some = [row for row in shard.rows if row is not None]
+        await asyncio.to_thread(run.write, shard.index, some)
+        return shard, run.took(shard.index, codes(some))
+
+    putting: asyncio.Task[tuple[Shard, Counter[str]]] | None = None
     async for row in scorer.rows(entries()):
         begun[0].fill(row)
-        progress.count(row)
+        count(row)
         scorer.check()
         if not begun[0].holes:
-            if writing:
-                await writing
-            writing = asyncio.create_task(_write(run, begun.popleft()))
-    if writing:
-        await writing
-
-
-async def score_one(run: Run, index: int, scorer: Scorer) -> Counter[str]:
-    """Score one shard; return its errors by code. Raises EndedError."""
-    shard = await asyncio.to_thread(run.shard, index)
-    async for row in scorer.rows(shard.missing):
-        shard.fill(row)
-        scorer.check()
-    return await _write(run, shard)
-
-
-async def _write(run: Run, shard: Shard) -> Counter[str]:
-    some = [row for row in shard.rows if row is not None]
-    await asyncio.to_thread(run.write, shard.index, some)
-    return run.took(shard.index, codes(some))
+            if putting:
+                yield await putting
+            putting = asyncio.create_task(put(begun.popleft()))
+    if putting:
+        yield await putting
 
 
 def on_signals(stop: asyncio.Event, progress: Progress) -> None:

@@ -17,6 +17,7 @@ from bulk.questions import Asked
 from bulk.rows import Row
 from vision.core import subject
 from vision.core.decoders import Decoders
+from vision.core.engine import DeviceLostError
 from vision.core.errors import Code, VisionError
 from vision.core.images import Limits
 from vision.core.look import MAX_BATCH, Question, look
@@ -88,6 +89,7 @@ class Scorer:
         finally:
             for task in ahead:
                 task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
 
     def _counted(self, row: Row) -> Row:
         """Count how many in a row cannot be read. Raises EndedError."""
@@ -108,7 +110,10 @@ class Scorer:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return row | _failed(VisionError(Code.UNAVAILABLE, f"The picture cannot be read: {why}."))
         row |= {"sha256": digest.hex(), "bytes": len(data)}
-        known = await self._known(digest, data)
+        try:
+            known = await self._known(digest, data)
+        except DeviceLostError as error:
+            raise EndedError(f"{error}.") from error
         return row | self._told(known) | {"ms": round((perf_counter() - start) * 1000, 2)}
 
     async def _read(self, entry: Entry) -> tuple[bytes, bytes]:

@@ -6,15 +6,10 @@ from functools import cache
 from prometheus_client import multiprocess
 
 from vision.bento import hop
-from vision.core.device import likely_gpu
+from vision.core.device import cores, likely_gpu
 from vision.core.ledger import Ledger
 from vision.settings import SETTINGS
 from vision.tasks import TASKS
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default(cores: int, *, gpu: bool) -> int:

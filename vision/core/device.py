@@ -1,6 +1,7 @@
 """Which device a model runs on, asked of NVIDIA's driver: torch, which takes seconds to import, need not be there."""
 
 import ctypes
+import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -94,6 +95,11 @@ def choose(wanted: str, driver: Driver = DRIVER) -> tuple[str, Gpu | None]:
         there = "; ".join(f"cuda:{i} is {gpu}" for i, gpu in enumerate(gpus)) or "no GPU can be seen"
         raise ValueError(f"there is no {wanted} here: {there}. CUDA_VISIBLE_DEVICES says what may be seen.")
     return f"cuda:{index}", gpus[index]
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_torch() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vision.core.engine import DeviceLostError
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Item
 
@@ -43,7 +44,10 @@ class Queue:
         self._senders: list[asyncio.Task[None] | None] = [None for _ in self._lanes]
 
     async def predict(self, item: Item[Any], among: int = 1) -> Result:
-        """Return one item's result or its error; `among` is how many items its request has."""
+        """Return one item's result or its error; `among` is how many items its request has.
+
+        Raises DeviceLostError: where models run in this process, and nothing more works in it.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         waiting = self._large if among > self._beside else self._small
         waiting.append((item, future, copy_context()))
@@ -64,7 +68,11 @@ class Queue:
             results = await asyncio.create_task(self._results(items), context=contexts[0])
             self._in_calls -= len(batch)
             for future, result in zip(futures, results, strict=True):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(result, DeviceLostError):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)
             self._tell_depth()
 
@@ -82,10 +90,10 @@ class Queue:
         self._tell_depth()
         return batch
 
-    async def _results(self, items: Sequence[Item[Any]]) -> Sequence[Result]:
+    async def _results(self, items: Sequence[Item[Any]]) -> Sequence[Result | DeviceLostError]:
         try:
             return await self._call(items)
-        except VisionError as error:
+        except (VisionError, DeviceLostError) as error:
             return [error] * len(items)
         except Exception:
             log.exception("a call to a model failed")
