@@ -1,4 +1,4 @@
-"""Writes a network as an OpenVINO graph beside its weights, where that is the faster engine here.
+"""Writes a network as an OpenVINO graph beside its weights, unless PyTorch is clearly faster here.
 
 It is measured as it is saved: the graph must answer as PyTorch does, and what each engine makes in a second goes onto
 the model's card. A graph that does many pictures faster with a core for each (OpenVINO's streams) is marked as such.
@@ -59,7 +59,7 @@ pixel aside makes 0.3."""
 
 
 def add_graph(folder: Path, card: Card) -> Card:
-    """Add graphs to a model in safetensors, where they are the faster; return the card with images/s by engine.
+    """Add graphs to a model in safetensors, unless PyTorch is clearly faster; return the card with images/s by engine.
 
     A model that has no graph, or whose graph answers in another way, stays as it was.
     """

@@ -1,8 +1,11 @@
-"""Bilinear resizing of bytes as OpenCV does it, to the level, without its 160 MB.
+"""Bilinear resizing of bytes as OpenCV does it: by OpenCV where it is installed, else to the level without its 160 MB.
 
 That is INTER_LINEAR, which most detectors are trained with: between the four nearest pixels, however much smaller the
 picture gets.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +21,29 @@ ROWS = 32
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Return (height, width, C) of any (H, W, C), or (height, width) of (H, W).
+    """Return (height, width, C) of any (H, W, C), or (height, width) of (H, W)."""
+    if OPENCV:
+        return np.asarray(OPENCV(pixels, (width, height)))  # INTER_LINEAR is its default
+    return resize_without_opencv(pixels, height, width)
 
-    OpenCV: imgproc/src/resize.cpp, resizeGeneric_ of uchar.
-    """
+
+def _opencv() -> Callable[..., Any] | None:
+    try:
+        import cv2
+    except ImportError:
+        return None
+    cv2.setNumThreads(1)  # pictures are what runs beside each other
+    return cv2.resize
+
+
+OPENCV = _opencv()
+"""A full install has it, and what scores collections: a tenth of the time."""
+
+
+def resize_without_opencv(pixels: Pixels, height: int, width: int) -> Pixels:
+    """As resize(). OpenCV: imgproc/src/resize.cpp, resizeGeneric_ of uchar."""
     if pixels.ndim == 2:
-        return resize(pixels[..., None], height, width)[..., 0]
+        return resize_without_opencv(pixels[..., None], height, width)[..., 0]
     there, across, channels = pixels.shape
     if (there, across) == (height, width):
         return pixels
