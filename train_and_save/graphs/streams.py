@@ -83,7 +83,7 @@ def mark(graphs: Path, out: Path) -> None:
 
 
 def keep_fastest(found: dict[str, float], graphs: Path, streams: Path, folder: Path) -> None:
-    """Put the graphs of the faster way into `folder`, which may be that of the first; none where PyTorch is clearly faster."""
+    """Put the graphs of the faster way into `folder`, maybe that of the first; none where PyTorch is clearly faster."""
     if found.get(EAGER, 0) > EAGER_GAIN * max(found[OPENVINO], found[OPENVINO_STREAMS]):
         return
     kept = streams if found[OPENVINO_STREAMS] >= STREAMS_GAIN * found[OPENVINO] else graphs
