@@ -154,7 +154,7 @@ def run_models(wanted: Sequence[Wanted], where: str, engines: Path | None, socke
         tell.send(error)
         return
     options = {one.tag: one.task.options for one in wanted}
-    threads = {tag: ThreadPoolExecutor(1) for tag in loaded}
+    threads = {tag: ThreadPoolExecutor(2) for tag in loaded}
 
     async def predict(tag: str, items: Sequence[Item[Any]]) -> Sequence[Result]:
         loop = asyncio.get_running_loop()
@@ -310,7 +310,9 @@ def _elsewhere(one: Wanted, facts: Facts, socket: Path) -> ServedModel:
             raise DeviceLostError("The process that ran the models has ended") from error
 
     folder = store.folder(one.tag)
-    return ServedModel(one.task, store.read_card(folder), one.task.load_shrink(folder), Queue(call, facts.most))
+    return ServedModel(
+        one.task, store.read_card(folder), one.task.load_shrink(folder), Queue(call, facts.most, facts.most)
+    )
 
 
 def _be_a_child() -> None:

@@ -151,7 +151,7 @@ class Scorer:
             self.known += 1
             return Known(picture, results, None)
         decode = partial(self._decoders.run, ALL)
-        seen = await look(data, missing, decode=decode, among=AT_ONCE, measures=picture is None, known=results)
+        seen = await look(data, missing, decode=decode, measures=picture is None, known=results)
         if isinstance(seen, VisionError):
             return Known(picture, results, seen)
         picture = picture or (PictureFacts(seen.size, seen.quality) if seen.quality else None)

@@ -176,18 +176,21 @@ async def look_through(
     for picture in pictures:
         if len(ahead) == at_once:
             yield await ahead.popleft()
-        ahead.append(asyncio.create_task(look(picture, questions, decode=decode, among=at_once)))
+        ahead.append(asyncio.create_task(look(picture, questions, decode=decode)))
     while ahead:
         yield await ahead.popleft()
 
 
 def in_process(task: Task, model: Predictor, folder: Path, most: int = MAX_BATCH) -> ServedModel:
-    """Serve a model that was loaded from `folder` into this process, one batch of `most` at a time."""
+    """Serve a model that was loaded from `folder` into this process, in batches of `most`.
+
+    Two are in work: while one is made ready or told, the other has the cores.
+    """
 
     async def call(items: Sequence[Item[Any]]) -> Sequence[Result]:
         return await asyncio.to_thread(predict_each, model, items)
 
-    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, most))
+    return ServedModel(task, model.card, task.load_shrink(folder), Queue(call, most, beside=most))
 
 
 def _ms(start: float, end: float) -> float:
