@@ -283,7 +283,8 @@ def work(
         served = {one.tag: _elsewhere(one, facts[one.tag], socket) for one in order.wanted}
         asked = questions.asked(order.wanted, served, {tag: one.runs for tag, one in facts.items()})
         kept = cache.Cache(order.cache, cache.PIXELS_KEY, [one.key for one in asked]) if order.cache else None
-        scorer = Scorer(asked, kept, order.limits, order.stall_seconds, threads=1)
+        batch = max(one.most for one in facts.values())
+        scorer = Scorer(asked, kept, order.limits, order.stall_seconds, threads=1, batch=batch)
         try:
             async for shard, errors in run.shards(begun, scorer, indices()):
                 tell.send(Put(shard.index, len(shard.missing), errors, scorer.known))

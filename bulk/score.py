@@ -6,9 +6,8 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bulk import EndedError, addresses
 from bulk.addresses import Entry
@@ -20,7 +19,7 @@ from vision.core.decoders import Decoders
 from vision.core.engine import DeviceLostError
 from vision.core.errors import Code, VisionError
 from vision.core.images import Limits
-from vision.core.look import MAX_BATCH, Question, look
+from vision.core.look import MAX_BATCH, Question, Use, look
 from vision.core.queues import Result
 
 AT_ONCE = 6 * MAX_BATCH
@@ -56,10 +55,12 @@ class Scorer:
         limits: Limits,
         stall_seconds: float,
         threads: int = os.cpu_count() or 1,
+        batch: int = MAX_BATCH,
     ) -> None:
         self._asked, self._cache, self._stall = asked, cache, stall_seconds
         self._decoders = Decoders(threads, limits, pixels=2**62, seconds=DECODE_SECONDS)
         self._readers = ThreadPoolExecutor(READERS)
+        self._batch, self._decoding, self._decoded, self._full = batch, 0, 0, asyncio.Event()
         self._in_work: dict[bytes, asyncio.Future[Known]] = {}
         self.known = 0
         """Pictures of which nothing had to be inferred."""
@@ -150,13 +151,29 @@ class Scorer:
         if picture and not missing:
             self.known += 1
             return Known(picture, results, None)
-        decode = partial(self._decoders.run, ALL)
-        seen = await look(data, missing, decode=decode, measures=picture is None, known=results)
+        seen = await look(data, missing, decode=self._decode, measures=picture is None, known=results)
         if isinstance(seen, VisionError):
             return Known(picture, results, seen)
         picture = picture or (PictureFacts(seen.size, seen.quality) if seen.quality else None)
         self._keep(digest, picture, seen.results)
         return Known(picture, results | seen.results, None)
+
+    async def _decode(self, data: bytes, use: Use) -> Any:
+        """Decode a picture, and hold it until there is a batch of them or no other one is being decoded.
+
+        Models would be asked of each as it comes where decoding takes longer: one costs them more than in a batch.
+        """
+        self._decoding += 1
+        try:
+            return await self._decoders.run(ALL, data, use)
+        finally:
+            self._decoding -= 1
+            self._decoded += 1
+            full = self._full
+            if self._decoded >= self._batch or not self._decoding:
+                full.set()
+                self._decoded, self._full = 0, asyncio.Event()
+            await full.wait()
 
     def _kept(self, digest: bytes) -> tuple[PictureFacts | None, dict[str, Result]]:
         if self._cache is None:
