@@ -28,7 +28,7 @@ from vision.core.errors import VisionError
 from vision.core.schemas import Item
 from vision.tasks import TASKS
 
-SHARD_ROWS, SHARDS = 20, 20
+SHARD_ROWS, SHARDS = 20, 40
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four hundred small pictures, of which one is none."""
+    """Eight hundred small pictures, of which one is none."""
     folder = tmp_path_factory.mktemp("photos")
     for index in range(SHARD_ROWS * SHARDS):
-        (folder / f"{index:03}.png").write_bytes(encoded(Image.effect_noise((64, 64), index).convert("RGB")))
-    (folder / "007.png").write_bytes(b"no picture")
+        (folder / f"{index:04}.png").write_bytes(encoded(Image.effect_noise((64, 64), index).convert("RGB")))
+    (folder / "0007.png").write_bytes(b"no picture")
     return folder
 
 
@@ -75,7 +75,7 @@ def test_workers_write_what_one_process_writes(
 ) -> None:
     run = finish(environment, photos, tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "400 pictures in " in run.stdout
+    assert "800 pictures in " in run.stdout
     assert "1 error: unsupported_format 1" in run.stdout
     assert len(alone) == SHARD_ROWS * SHARDS
     assert table(tmp_path) == alone
