@@ -9,10 +9,10 @@ import logging
 import os
 import signal
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -60,6 +60,10 @@ class Facts(NamedTuple):
 
     most: int
     runs: str
+
+
+class Next(NamedTuple):
+    """A worker asks for a shard; the answer is its index, or None where none is left."""
 
 
 class Put(NamedTuple):
@@ -182,43 +186,30 @@ async def score(begun: Run, order: Order, models: Models, workers: int, progress
     Ctrl-C or SIGTERM ends it after the shards in work; a second one at once.
     """
     begun.manifest["workers"] = workers
-    todo = begun.todo()
-    taken = SPAWN.Value("q")
+    todo = deque(begun.todo())
     stop = asyncio.Event()
     run.on_signals(stop, progress)
-    told = Told(begun, progress, stop)
+    told = Told(begun, todo, progress, stop)
     following = []
     for index in range(min(workers, len(todo))):
-        ours, theirs = SPAWN.Pipe(duplex=False)
+        ours, theirs = SPAWN.Pipe()
         at = index % len(models.sockets)
-        worker = SPAWN.Process(
-            target=work,
-            args=(order, models.facts[at], models.sockets[at], todo, begun.again, taken, theirs),
-            daemon=True,
-        )
+        arguments = (order, models.facts[at], models.sockets[at], begun.again, theirs)
+        worker = SPAWN.Process(target=work, args=arguments, daemon=True)
         worker.start()
         theirs.close()
-        following.append(asyncio.create_task(told.follow(worker, ours)))
-    stopping = asyncio.create_task(_take_all(stop, taken, len(todo)))
+        following.append(told.follow(worker, ours))
     await asyncio.gather(*following)
-    stopping.cancel()
     if told.ended:
         raise EndedError(models.lost() or told.ended)
     return told.known
 
 
-async def _take_all(stop: asyncio.Event, taken: Any, count: int) -> None:
-    """Once somebody ends the run, leave no shard to begin with."""
-    await stop.wait()
-    with taken:
-        taken.value = count
-
-
 class Told:
-    """What workers have told. One that cannot go on ends the run."""
+    """What workers have told, and what is left for them. One that cannot go on ends the run."""
 
-    def __init__(self, begun: Run, progress: Progress, stop: asyncio.Event) -> None:
-        self._run, self._progress, self._stop = begun, progress, stop
+    def __init__(self, begun: Run, todo: deque[int], progress: Progress, stop: asyncio.Event) -> None:
+        self._run, self._todo, self._progress, self._stop = begun, todo, progress, stop
         self.known = 0
         self.ended: str | None = None
 
@@ -226,12 +217,16 @@ class Told:
         """Listen to a worker until it has ended."""
         left: Left | None = None
         async for said in _received(pipe):
-            if isinstance(said, Put):
-                self._run.took(said.shard, said.errors)
-                self._progress.add(said.pictures, said.errors)
-                self.known += said.known
-            else:
-                left = said
+            match said:
+                case Next():
+                    with suppress(OSError):  # it was killed meanwhile; the pipe tells so next
+                        pipe.send(self._todo.popleft() if self._todo and not self._stop.is_set() else None)
+                case Put():
+                    self._run.took(said.shard, said.errors)
+                    self._progress.add(said.pictures, said.errors)
+                    self.known += said.known
+                case Left():
+                    left = said
         await asyncio.to_thread(worker.join)
         if left is None:
             left = Left(f"A worker ended with exit code {worker.exitcode}.")
@@ -241,7 +236,7 @@ class Told:
 
 
 async def _received(pipe: Connection) -> AsyncIterator[Any]:
-    """Yield what comes through a pipe until its other end is closed."""
+    """Yield what comes through a pipe until its other end is closed, or was killed."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(pipe.fileno(), readable.set)
     try:
@@ -249,31 +244,23 @@ async def _received(pipe: Connection) -> AsyncIterator[Any]:
             await readable.wait()
             readable.clear()
             yield pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         return
     finally:
         loop.remove_reader(pipe.fileno())
 
 
-def work(
-    order: Order,
-    facts: Mapping[str, Facts],
-    socket: Path,
-    todo: Sequence[int],
-    again: dict[int, int],
-    taken: Any,
-    tell: Connection,
-) -> None:
+def work(order: Order, facts: Mapping[str, Facts], socket: Path, again: dict[int, int], pipe: Connection) -> None:
     """Score shards until none is left to take."""
     _be_a_child()
     keep_freed_memory()
 
     def indices() -> Iterator[int]:
         while True:
-            with taken:
-                if taken.value >= len(todo):
-                    return
-                index, taken.value = todo[taken.value], taken.value + 1
+            pipe.send(Next())
+            index = pipe.recv()
+            if index is None:
+                return
             yield index
 
     async def go() -> None:
@@ -287,7 +274,7 @@ def work(
         scorer = Scorer(asked, kept, order.limits, order.stall_seconds, threads=1, batch=batch)
         try:
             async for shard, errors in run.shards(begun, scorer, indices()):
-                tell.send(Put(shard.index, len(shard.missing), errors, scorer.known))
+                pipe.send(Put(shard.index, len(shard.missing), errors, scorer.known))
                 scorer.known = 0
         finally:
             await scorer.close()
@@ -295,9 +282,9 @@ def work(
     try:
         asyncio.run(go())
     except (EndedError, UserError) as error:
-        tell.send(Left(str(error)))
+        pipe.send(Left(str(error)))
     else:
-        tell.send(Left(None))
+        pipe.send(Left(None))
 
 
 def _elsewhere(one: Wanted, facts: Facts, socket: Path) -> ServedModel:
