@@ -165,7 +165,7 @@ class Scorer:
         """
         self._decoding += 1
         try:
-            return await self._decoders.run(ALL, data, use)
+            shown = await self._decoders.run(ALL, data, use)
         finally:
             self._decoding -= 1
             self._decoded += 1
@@ -173,7 +173,8 @@ class Scorer:
             if self._decoded >= self._batch or not self._decoding:
                 full.set()
                 self._decoded, self._full = 0, asyncio.Event()
-            await full.wait()
+        await full.wait()
+        return shown
 
     def _kept(self, digest: bytes) -> tuple[PictureFacts | None, dict[str, Result]]:
         if self._cache is None:

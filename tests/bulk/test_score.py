@@ -6,7 +6,7 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from PIL import Image
@@ -20,6 +20,7 @@ from bulk.questions import Asked, Wanted
 from bulk.score import VANISHED, Scorer
 from testkit.photographs import encoded
 from vision.core import images
+from vision.core.engine import DeviceLostError
 from vision.core.errors import Code, VisionError
 from vision.core.images import LIMITS
 from vision.core.look import ServedModel
@@ -298,3 +299,17 @@ def test_a_damaged_cache_is_named(bench: Bench) -> None:
     with pytest.raises(UserError, match=r"cache\.sqlite cannot be used: file is not a database"):
         bench.score()
     assert bench.cache.read_bytes() == b"no database" * 100
+
+
+def test_a_lost_gpu_ends_the_run_and_no_picture_is_told_to_have_failed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: object) -> NoReturn:
+        raise DeviceLostError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.model, "predict", lost)
+        with pytest.raises(EndedError, match="illegal memory access"):
+            bench.score()
+    assert not list(bench.out.glob("part-*"))
+    assert {row["status"] for row in bench.score()} == {"ok"}
