@@ -28,7 +28,6 @@ SECONDS, FIRST_SECONDS = 1.0, 0.5
 STREAMS_GAIN = 1.05
 """How much faster a core for each picture must be: the graph then lies in memory twice."""
 
-
 EAGER_GAIN = 1.1
 """How much faster PyTorch must be: it takes a gigabyte and twenty seconds more, and the light install lacks it."""
 
