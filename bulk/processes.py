@@ -149,13 +149,13 @@ def _loaded(pipe: Connection) -> dict[str, Facts]:
     return said
 
 
-def run_models(wanted: Sequence[Wanted], where: str, engines: Path | None, socket: Path, tell: Connection) -> None:
+def run_models(wanted: Sequence[Wanted], where: str, engines: Path | None, socket: Path, pipe: Connection) -> None:
     """Load models, tell what is to be known of them, and answer until this process is ended."""
     _be_a_child()
     try:
         loaded = questions.load_each(wanted, where, engines)
     except UserError as error:
-        tell.send(error)
+        tell(pipe, error)
         return
     options = {one.tag: one.task.options for one in wanted}
     threads = {tag: ThreadPoolExecutor(2) for tag in loaded}
@@ -165,7 +165,7 @@ def run_models(wanted: Sequence[Wanted], where: str, engines: Path | None, socke
         try:
             return await loop.run_in_executor(threads[tag], predict_each, loaded[tag].model, items)
         except DeviceLostError as error:
-            tell.send(f"{where}: {error}.")
+            tell(pipe, f"{where}: {error}.")
             os._exit(1)
 
     async def answer(text: bytes, pixels: Pixels) -> bytes:
@@ -174,7 +174,7 @@ def run_models(wanted: Sequence[Wanted], where: str, engines: Path | None, socke
 
     async def serve() -> None:
         server = await asyncio.get_running_loop().create_unix_server(partial(frames.Calls, answer), socket)
-        tell.send({tag: Facts(one.most, one.runs) for tag, one in loaded.items()})
+        tell(pipe, {tag: Facts(one.most, one.runs) for tag, one in loaded.items()})
         await server.serve_forever()
 
     asyncio.run(serve())
@@ -256,11 +256,7 @@ def work(order: Order, facts: Mapping[str, Facts], socket: Path, again: dict[int
     keep_freed_memory()
 
     def indices() -> Iterator[int]:
-        while True:
-            pipe.send(Next())
-            index = pipe.recv()
-            if index is None:
-                return
+        while (index := ask(pipe)) is not None:
             yield index
 
     async def go() -> None:
@@ -274,7 +270,7 @@ def work(order: Order, facts: Mapping[str, Facts], socket: Path, again: dict[int
         scorer = Scorer(asked, kept, order.limits, order.stall_seconds, threads=1, batch=batch)
         try:
             async for shard, errors in run.shards(begun, scorer, indices()):
-                pipe.send(Put(shard.index, len(shard.missing), errors, scorer.known))
+                tell(pipe, Put(shard.index, len(shard.missing), errors, scorer.known))
                 scorer.known = 0
         finally:
             await scorer.close()
@@ -282,9 +278,27 @@ def work(order: Order, facts: Mapping[str, Facts], socket: Path, again: dict[int
     try:
         asyncio.run(go())
     except (EndedError, UserError) as error:
-        pipe.send(Left(str(error)))
+        tell(pipe, Left(str(error)))
     else:
-        pipe.send(Left(None))
+        tell(pipe, Left(None))
+
+
+def ask(pipe: Connection) -> int | None:
+    """Return the next shard that is a worker's, or None."""
+    tell(pipe, Next())
+    try:
+        index: int | None = pipe.recv()
+    except (EOFError, OSError):
+        os._exit(1)  # as _be_a_child() does: the parent has ended
+    return index
+
+
+def tell(pipe: Connection, said: object) -> None:
+    """Say something to the parent."""
+    try:
+        pipe.send(said)
+    except OSError:
+        os._exit(1)
 
 
 def _elsewhere(one: Wanted, facts: Facts, socket: Path) -> ServedModel:

@@ -219,3 +219,19 @@ def test_a_lost_gpu_ends_its_process_with_the_reason(tmp_path: Path) -> None:
     assert ours.recv() == "cuda:0: CUDA error: an illegal memory access was encountered."
     process.join()
     assert process.exitcode == 1
+
+
+@pytest.mark.parametrize("unread", [True, False])
+def test_a_worker_whose_command_has_ended_ends_without_a_word(unread: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """A killed command's end of the pipe is reset or closed, perhaps before the command is seen to have ended."""
+    ours, theirs = processes.SPAWN.Pipe()
+    worker = processes.SPAWN.Process(target=processes.ask, args=(theirs,), daemon=True)
+    worker.start()
+    theirs.close()
+    assert ours.poll(60)
+    if not unread:
+        ours.recv()
+    ours.close()
+    worker.join()
+    assert worker.exitcode == 1
+    assert capfd.readouterr().err == ""
