@@ -23,7 +23,7 @@ from vision.api import answers, cors, openapi, page, profiles, requests, wire
 from vision.api.door import Door
 from vision.api.endpoints import ENDPOINTS, Endpoint, InsightsOptions, Wanted
 from vision.api.facts import FACTS
-from vision.bento import gpu_metrics, logs, preflight, shutdown, supervisor, workers
+from vision.bento import accept, gpu_metrics, logs, preflight, shutdown, supervisor, workers
 from vision.bento.app import TRACING, PublicService, api, bento_version, serving
 from vision.bento.hop import Caller
 from vision.bento.runners import RUNNERS
@@ -51,6 +51,7 @@ class VisionService(PublicService):
 
     def edge(self, app: Starlette) -> ASGIApp:
         wire.install()
+        accept.install()
         app.router.routes[:0] = [*page.routes(), *(Route(path, answer) for path, answer in PAGES.items())]
         return cors.around(Door(app))
 
@@ -217,7 +218,8 @@ class Vision:
         """
         ledger = workers.ledger()
 
-        async def warm(model: ServedModel, name: str) -> None:
+        async def warm(model: ServedModel, name: str) -> bool:
+            """Warm a model; return whether this was the last that anybody waited for."""
             grey = Item(np.full((480, 640, 3), 127, np.uint8), (640, 480), model.task.options())
             while isinstance(await model.queue.predict(grey), VisionError):
                 await asyncio.sleep(0.5)
@@ -225,14 +227,16 @@ class Vision:
                 await model.queue.predict(grey)
             with ledger.exclusive():
                 ledger.set(name, 1)
-                if ledger.total(name) == workers.COUNT:
-                    ledger.put(name, 1)
+                if ledger.total(name) < workers.COUNT:
+                    return False
+                ledger.put(name, 1)
+                return all(map(ledger.cell, models))
 
         models = {workers.warm(task, i): one for task, served in self.models.items() for i, one in enumerate(served)}
-        await asyncio.gather(*(warm(model, name) for name, model in models.items()))
+        was_last = await asyncio.gather(*(warm(model, name) for name, model in models.items()))
         gc.freeze()  # what is here now stays; no later collection needs to walk through it
         supervisor.say_started()
-        if all(map(ledger.cell, models)):  # this is the last
+        if any(was_last):
             log.info("ready: %s", ", ".join(model.tag for model in models.values()))
 
 

@@ -58,6 +58,10 @@ async def ask(running: Served, key: str) -> httpx.Response:
         return await client.post(f"{running.url}/classify", files=PICTURE, headers={"authorization": f"Bearer {key}"})
 
 
+def established(one: psutil.Process) -> int:
+    return sum(connection.status == psutil.CONN_ESTABLISHED for connection in one.net_connections("tcp"))
+
+
 def readies(running: Served) -> int:
     return sum('"ready: ' in line for line in running.lines)
 
@@ -83,6 +87,22 @@ def test_it_is_ready_once_and_when_all_are(four: Served) -> None:
     for one in public(four):
         with only(one, public(four)):
             assert httpx.get(f"{four.url}/readyz", timeout=60).status_code == 200
+
+
+def test_connections_that_stay_are_shared(four: Served) -> None:
+    """Whoever runs first would take all that wait: 40 of 40, or 38."""
+
+    async def run() -> None:
+        host, port = four.url.removeprefix("http://").split(":")
+        for _ in range(3):
+            connections = await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(40)))
+            await until(lambda: sum(map(established, public(four))) == 40)
+            assert all(established(one) >= 5 for one in public(four))
+            for _, writer in connections:
+                writer.close()
+            await until(lambda: not sum(map(established, public(four))))
+
+    asyncio.run(run())
 
 
 def test_requests_in_work_are_limited_over_all(four: Served) -> None:

@@ -8,7 +8,7 @@ import httptools
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from vision.bento import insides
+from vision.bento import insides, workers
 from vision.core.errors import Code, VisionError
 from vision.core.schemas import Failure
 from vision.settings import SETTINGS
@@ -37,11 +37,13 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        workers.ledger().count(workers.CONNECTIONS, 1)
         self.timeout_keep_alive = KEEP_ALIVE_SECONDS
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
+        workers.ledger().count(workers.CONNECTIONS, -1)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

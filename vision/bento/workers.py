@@ -22,7 +22,7 @@ def default(cores: int, *, gpu: bool) -> int:
 
 COUNT: int = SETTINGS.workers or default(cores(), gpu=any(likely_gpu(SETTINGS.device, task) for task in TASKS))
 
-DRAINING, IN_FLIGHT, BUFFERED = "draining", "requests in flight", "bytes buffered"
+DRAINING, CONNECTIONS, IN_FLIGHT, BUFFERED = "draining", "connections", "requests in flight", "bytes buffered"
 
 
 def warm(task: str, index: int) -> str:
@@ -47,7 +47,7 @@ def ledger() -> Ledger:
     Where nothing is served, as in a test of a part, there are no others.
     """
     models = [warm(task, index) for task in TASKS for index in range(len(SETTINGS.models(task)))]
-    columns = [DRAINING, IN_FLIGHT, BUFFERED, *models, *map(in_flight_of, SETTINGS.api_keys)]
+    columns = [DRAINING, CONNECTIONS, IN_FLIGHT, BUFFERED, *models, *map(in_flight_of, SETTINGS.api_keys)]
     cells = [*models, *(name for key in SETTINGS.api_keys for name in bucket_of(key))]
     if "BENTOML_RUNNER_MAP" not in os.environ:
         return Ledger(None, 1, columns, cells, SETTINGS.max_in_flight)

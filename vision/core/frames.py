@@ -134,6 +134,8 @@ class Calls(asyncio.BufferedProtocol):
     async def _serve(self, text: bytes, pixels: Pixels) -> None:
         try:
             answer = await self._answer(text, pixels)
+            if self._transport.is_closing():
+                return  # the caller has left
             self._transport.write(LENGTHS.pack(len(answer), 0) + answer)
         except Exception:
             log.exception("a call failed")
