@@ -168,6 +168,47 @@ def test_few_items_do_not_wait_for_those_of_a_request_with_many() -> None:
     asyncio.run(run())
 
 
+def test_items_of_large_requests_wait_for_more_unless_they_fill_a_call() -> None:
+    async def run() -> None:
+        runner = Runner()
+        queue = Queue(runner.call, 2, 1, gather=0.2)
+
+        async def many(*items: Any) -> list[asyncio.Task[Any]]:
+            tasks = [asyncio.create_task(queue.predict(item, among=9)) for item in items]
+            await asyncio.sleep(0)
+            return tasks
+
+        tasks = await many(1)
+        while not runner.calls:
+            await asyncio.sleep(0)
+        tasks += await many(2)
+        runner.go.release()
+        await tasks[0]
+        few = await queued(queue, [21])  # waits for nobody
+        while len(runner.calls) < 2:
+            await asyncio.sleep(0)
+        tasks += await many(3, 4, 5)
+        for _ in range(4):
+            runner.go.release()
+        await asyncio.gather(*few, *tasks)
+        assert runner.calls == [[1], [21], [2, 3], [4, 5]]
+
+    asyncio.run(run())
+
+
+def test_a_full_call_waits_for_nobody() -> None:
+    async def run() -> None:
+        runner = Runner()
+        items: list[Any] = [1, 2, 3, 4]
+        queue = Queue(runner.call, 2, gather=3600)
+        for _ in range(2):
+            runner.go.release()
+        await asyncio.gather(*(queue.predict(item, among=4) for item in items))
+        assert runner.calls == [[1, 2], [3, 4]]
+
+    asyncio.run(run())
+
+
 def test_an_item_whose_caller_left_is_never_sent() -> None:
     async def run() -> None:
         runner = Runner()

@@ -31,8 +31,16 @@ log = logging.getLogger("bentoml.vision")
 
 GPU_BATCH = 32
 
-MOST = {name: GPU_BATCH if device.likely_gpu(SETTINGS.device, name) else MAX_BATCH for name in TASKS}
+GPU_GATHERS = 0.005
+"""Seconds: a call of many pictures costs a GPU, and who feeds it, little more than one of the few decoded meanwhile."""
+
+ON_GPU = {name: device.likely_gpu(SETTINGS.device, name) for name in TASKS}
+
+MOST = {name: GPU_BATCH if on_gpu else MAX_BATCH for name, on_gpu in ON_GPU.items()}
 """Pictures in a batch of a task. GPUs are fed best by many; a CPU is no faster, and others would wait longer."""
+
+GATHER = {name: GPU_GATHERS if on_gpu else 0 for name, on_gpu in ON_GPU.items()}
+"""Seconds for which a large request's pictures wait for more of them."""
 
 TRACING: Any = (
     {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": {"protocol": "http", "endpoint": SETTINGS.otlp_endpoint}}

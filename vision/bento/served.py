@@ -6,7 +6,7 @@ from functools import cache, partial
 from vision import metrics
 from vision.bento import store
 from vision.bento.hop import Caller
-from vision.bento.runners import MOST, method
+from vision.bento.runners import GATHER, MOST, method
 from vision.core.errors import Code, VisionError
 from vision.core.look import ServedModel
 from vision.core.queues import Queue
@@ -31,7 +31,8 @@ def served(task: Task, caller: Caller) -> list[ServedModel]:
     for index, card in enumerate(cards(task.name)):
         tag = f"{card.name}:{card.version}"
         depth = metrics.QUEUE_IMAGES.labels(task.name, tag)
-        queue = Queue(partial(caller.predict, method(index)), MOST[task.name], task.beside, depth.set)
+        call = partial(caller.predict, method(index))
+        queue = Queue(call, MOST[task.name], task.beside, depth.set, GATHER[task.name])
         models.append(ServedModel(task, card, task.load_shrink(store.folder(tag)), queue))
         metrics.MODEL_INFO.labels(task.name, card.name, card.version).set(1)
     return models

@@ -33,8 +33,12 @@ class Queue:
     their items share no call, and only a small request's go out beside another call.
     """
 
-    def __init__(self, call: Call, max_batch: int, beside: int = 0, on_depth: Callable[[int], object] = id) -> None:
+    def __init__(
+        self, call: Call, max_batch: int, beside: int = 0, on_depth: Callable[[int], object] = id, gather: float = 0
+    ) -> None:
+        """gather: seconds for which large requests' items wait for more, after a call, unless they fill the next."""
         self._call = call
+        self._gather = gather
         self._on_depth = on_depth
         self._beside = beside
         self._large, self._small = deque[Entry](), deque[Entry]()
@@ -75,6 +79,8 @@ class Queue:
                 else:
                     future.set_result(result)
             self._tell_depth()
+            if self._gather and queues[0] is self._large and 0 < len(self._large) < most:
+                await asyncio.sleep(self._gather)
 
     def _next(self, most: int, queues: Sequence[deque[Entry]]) -> list[Entry]:
         """Return what goes out now: some of the first queue in which anybody still waits for an answer."""
