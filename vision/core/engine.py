@@ -52,6 +52,8 @@ class Graph:
     def __init__(self, model: "ov.Model", hint: Hint) -> None:
         import openvino as ov
 
+        # Makes a table at its first use, with and without Python's lock: two threads at once would wait forever.
+        ov.Type.f32.to_dtype()
         self._compiled = ov.Core().compile_model(
             model,
             "CPU",
