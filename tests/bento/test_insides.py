@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from _bentoml_impl.server import serving
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_impl.worker import service
@@ -29,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vision import metrics
 from vision.api import wire
-from vision.bento import app, forked, hop, insides, runners, supervisor
+from vision.bento import accept, app, forked, hop, insides, runners, supervisor
 
 OURS: list[tuple[type, type, str]] = [
     # ours, what it stands on, and what of it ours overrides or calls
@@ -40,6 +41,7 @@ OURS: list[tuple[type, type, str]] = [
     (app.Body, IODescriptor, "from_http_request"),
     (runners.StoredModel, BentoModel, "to_info"),
     (supervisor.Supervisor, circus.Arbiter, "start stop"),
+    (accept.Server, uvicorn.Server, "startup"),
     (forked.Forked, Process, "spawn format_args _get_sockets_fds _null_streams"),
     (
         wire.Protocol,

@@ -9,6 +9,8 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -31,19 +33,15 @@ def install() -> None:
 class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
-        self.servers: list[Acceptor] = [  # type: ignore[assignment]
-            Acceptor(one, self.config.backlog, self._speak_with) for one in sockets or ()
-        ]
+        acceptors: Any = [Acceptor(one, self.config.backlog, self._speak_with) for one in sockets or ()]
+        self.servers = acceptors  # of which uvicorn asks what these can do
 
     async def _speak_with(self, connection: socket.socket) -> None:
-        config, loop = self.config, asyncio.get_running_loop()
-
-        def protocol() -> asyncio.Protocol:
-            return config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-
-        await loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
+        loop = asyncio.get_running_loop()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # uvloop would, asyncio not for what is given
+        http: Any = self.config.http_protocol_class
+        protocol = partial(http, self.config, self.server_state, self.lifespan.state, loop)
+        await loop.connect_accepted_socket(protocol, connection, ssl=self.config.ssl)
 
 
 class Acceptor:
@@ -107,5 +105,6 @@ class Acceptor:
             await self._serve(connection)
         except OSError as error:  # no TLS, or gone
             log.debug("a connection could not begin: %s", error)
+            connection.close()
         finally:
             self._ledger.count(workers.CONNECTIONS, -1)  # from here on its protocol counts it
